@@ -1,0 +1,96 @@
+"""Every Numba option and why it is what it is.
+
+error_model="numpy"
+    Python's model tests each divisor for zero, which blocks vectorisation (8 times slower).
+nogil=True
+    Other Python threads run while a kernel does.
+fastmath off
+    Reassociation and contraction would make the bits depend on the machine; `fma` is explicit instead.
+parallel
+    Each kernel exists twice, serial and with its ``prange`` over chunks threaded. Chunks never share an
+    accumulator, so both give the same bits.
+cache
+    On disk, see `numba_lamb._cache`; ``NUMBA_LAMB_CACHE=0`` turns it off.
+"""
+
+import os
+from collections.abc import Callable
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
+
+from numba import njit
+
+from numba_lamb import _cache
+
+_OPTIONS = {"error_model": "numpy", "nogil": True}
+
+
+class Kernel(NamedTuple):
+    """One Python body compiled twice: for one thread, and for many with the same bits."""
+
+    serial: Callable[..., Any]
+    parallel: Callable[..., Any]
+
+
+class _CacheState:
+    """Where compiled kernels are kept, or why they are not."""
+
+    def __init__(self) -> None:
+        self.folder: str | None = None
+        self.reason: str | None = None
+        self._sources: str | None = None
+        if os.environ.get("NUMBA_LAMB_CACHE", "1") == "0":
+            self.reason = "turned off by NUMBA_LAMB_CACHE=0"
+            return
+        try:
+            self._sources = _cache.source_hash()
+        except OSError as error:
+            self.reason = f"kernel sources cannot be read ({error})"
+
+    def attach(self, dispatcher: Any, options: dict[str, Any]) -> None:
+        """Give `dispatcher` an on-disk cache where there is a folder to write one."""
+        if self._sources is None:
+            return
+        try:
+            dispatcher._cache = _cache.KernelCache(dispatcher.py_func, options, self._sources)
+        except RuntimeError as error:
+            # Numba raises this at import time where no cache folder is writable.
+            self.reason = str(error)
+        else:
+            self.folder = dispatcher._cache.cache_path
+
+
+cache_state = _CacheState()
+
+
+def cpu_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call; LLVM inlines it."""
+    return njit(**_OPTIONS)(function)
+
+
+def cpu_kernel(function: Callable[..., Any]) -> Kernel:
+    """Compile `function`, a loop over chunks, once serial and once threaded; nothing compiles until called."""
+
+    def compiled(parallel: bool) -> Any:
+        options = {**_OPTIONS, "parallel": parallel}
+        dispatcher = njit(**options)(function)
+        cache_state.attach(dispatcher, options)
+        return dispatcher
+
+    return Kernel(serial=compiled(False), parallel=compiled(True))
+
+
+def bind(text: ModuleType, decorate: Callable[[Callable[..., Any]], Any], **primitives: Any) -> Any:
+    """Return a copy of the rules in `text` compiled for one target.
+
+    Every function defined in `text` is decorated, and the names in `primitives` (such as ``fma``) stand for
+    that target's own instructions. The source text stays one; only what its free names mean changes.
+    """
+    bound = ModuleType(f"{text.__name__}@{decorate.__name__}")
+    scope = vars(bound)
+    scope.update(vars(text))
+    for name, value in vars(text).items():
+        if isinstance(value, FunctionType) and value.__module__ == text.__name__:
+            scope[name] = decorate(FunctionType(value.__code__, scope, name))
+    scope.update(primitives)
+    return bound

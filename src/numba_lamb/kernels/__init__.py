@@ -1,0 +1,1 @@
+"""Compiled loops, their tables, and how they are launched."""

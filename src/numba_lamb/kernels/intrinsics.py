@@ -1,0 +1,54 @@
+"""The only low-level code: exact fused multiply-add, addresses as pointers, lane accumulators.
+
+Everything here is CPU code generation; the CUDA twins keep their own file of the same names.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import intrinsic
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
+    """Return ``a*b + c`` rounded once; all three must have one floating-point type."""
+    if not (isinstance(a, types.Float) and a == b == c):
+        raise TypingError(f"fma takes three floats of one type, not {a}, {b}, {c}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return a(a, a, a), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def pointer_to(typingctx: Any, address: Any, like: Any) -> Any:
+    """Return the integer `address` as a pointer to values of the type of `like`."""
+    if not (isinstance(address, types.Integer) and isinstance(like, types.Float)):
+        raise TypingError(f"pointer_to takes an integer address and a float, not {address}, {like}")
+    result = types.CPointer(like)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(result))
+
+    return result(address, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def stack_values(typingctx: Any, count: Any, like: Any) -> Any:
+    """Return a pointer to `count` (a literal) uninitialised values of the type of `like` on this call's stack."""
+    if not (isinstance(count, types.IntegerLiteral) and isinstance(like, types.Float)):
+        raise TypingError(f"stack_values takes a literal count and a float, not {count}, {like}")
+    result = types.CPointer(like)
+    length = count.literal_value
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = context.get_value_type(like)
+        block = cgutils.alloca_once(builder, ir.ArrayType(element, length))
+        block.align = 64
+        return builder.bitcast(block, element.as_pointer())
+
+    return result(count, like), codegen

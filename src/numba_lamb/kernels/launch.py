@@ -1,0 +1,92 @@
+"""Runs kernels: how many threads, which twin, and what makes that safe.
+
+The twins of a kernel give the same bits, so the choice is about time and safety alone:
+
+* one thread, or little work: the serial twin, which starts no threading layer;
+* a process forked from one whose OpenMP threads have run: the serial twin, because GNU OpenMP ends such a
+  process when it enters a parallel region;
+* otherwise the threaded twin, under a lock where the threading layer aborts on concurrent calls.
+"""
+
+import os
+import sys
+import threading
+from typing import Any
+
+import numba
+
+from numba_lamb._compile import Kernel
+
+PARALLEL_FROM = 16
+"""Chunks from which threads are used: below it, waking them costs more than they save."""
+
+_lock = threading.Lock()
+_first_parallel_pid: int | None = None
+
+
+def _renew_lock() -> None:
+    # A thread of the parent may have held the lock at the fork; the child has no such thread.
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
+
+
+def thread_limit() -> int:
+    """Return the most threads that Numba can use in this process."""
+    return int(numba.config.NUMBA_NUM_THREADS)
+
+
+def check_num_threads(num_threads: object) -> int | None:
+    """Return `num_threads` if it is None or a thread count that can be had, else raise."""
+    if num_threads is None:
+        return None
+    if isinstance(num_threads, bool) or not isinstance(num_threads, int):
+        raise TypeError(f"num_threads must be an int or None, not {type(num_threads).__name__}")
+    if not 1 <= num_threads <= thread_limit():
+        raise ValueError(
+            f"num_threads must be between 1 and {thread_limit()}, not {num_threads}; "
+            "the environment variable NUMBA_NUM_THREADS raises the upper limit"
+        )
+    return num_threads
+
+
+def thread_count(num_threads: int | None) -> int:
+    """Return the threads to use: as asked, else PyTorch's number where it is loaded, else the CPUs we may use."""
+    if num_threads is not None:
+        return num_threads
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):
+        wanted = int(torch.get_num_threads())
+    elif hasattr(os, "sched_getaffinity"):
+        wanted = len(os.sched_getaffinity(0))
+    else:
+        wanted = os.cpu_count() or 1
+    return max(1, min(wanted, thread_limit()))
+
+
+def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -> None:
+    """Call `kernel` with `arguments`, on threads where there is work for them (`chunks`) and they are safe."""
+    global _first_parallel_pid
+    threads = thread_count(num_threads)
+    if threads == 1 or chunks < PARALLEL_FROM or _forked_from_openmp():
+        kernel.serial(*arguments)
+        return
+    # Held for every layer, not for workqueue alone: which one runs is known only after the first call.
+    with _lock:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            kernel.parallel(*arguments)
+        finally:
+            numba.set_num_threads(before)
+        if _first_parallel_pid is None:
+            _first_parallel_pid = os.getpid()
+
+
+def _forked_from_openmp() -> bool:
+    if _first_parallel_pid is None or _first_parallel_pid == os.getpid():
+        return False
+    return str(numba.threading_layer()) == "omp"

@@ -1,0 +1,1 @@
+"""The arithmetic: scalar rules for every target, and the specification they are tested against."""

@@ -1,0 +1,116 @@
+"""The specification: each optimizer's step on one layer in plain NumPy float64.
+
+Written from the papers, sharing no code with the rules and kernels that are tested against it. The simplest
+form that is right; nothing here is fast.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Float64 = NDArray[np.float64]
+
+
+class LambStep(NamedTuple):
+    """What one LAMB step makes of one layer."""
+
+    w: Float64
+    m: Float64
+    v: Float64
+    trust_ratio: float
+    weight_norm: float
+    update_norm: float
+
+
+def lamb(
+    w: ArrayLike,
+    g: ArrayLike,
+    m: ArrayLike,
+    v: ArrayLike,
+    t: int,
+    *,
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    adapt: bool = True,
+) -> LambStep:
+    """Return one LAMB step on one layer.
+
+    You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", Algorithm 2, with
+    bias correction, an uncapped ratio and decay inside the direction. ``t`` counts from 1.
+    """
+    w, g, m, v = (np.asarray(array, dtype=np.float64) for array in (w, g, m, v))
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * np.square(g)
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    u = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w
+    weight_norm = float(np.linalg.norm(w.ravel()))
+    update_norm = float(np.linalg.norm(u.ravel()))
+    r = weight_norm / update_norm if adapt and weight_norm > 0 and update_norm > 0 else 1.0
+    return LambStep(w - learning_rate * r * u, m, v, r, weight_norm, update_norm)
+
+
+class Trust(NamedTuple):
+    """How LARS makes its ratio: whose formula, and its numbers."""
+
+    variant: str
+    coefficient: float
+    epsilon: float
+    clip: bool
+
+
+class MomentumStep(NamedTuple):
+    """What one Momentum or LARS step makes of one layer."""
+
+    w: Float64
+    v: Float64
+    trust_ratio: float
+
+
+def centralized(g: ArrayLike) -> Float64:
+    """Return a gradient less its mean over all axes but the first."""
+    g = np.asarray(g, dtype=np.float64)
+    mean: Float64 = g.mean(axis=tuple(range(1, g.ndim)), keepdims=True)
+    return g - mean
+
+
+def momentum(
+    w: ArrayLike,
+    g: ArrayLike,
+    v: ArrayLike,
+    *,
+    learning_rate: float,
+    momentum: float,
+    weight_decay: float = 0.0,
+    loss_scale: float = 1.0,
+    nesterov: bool = False,
+    trust: Trust | None = None,
+    centralize: bool = False,
+) -> MomentumStep:
+    """Return one step of Momentum, or of LARS where `trust` says how the ratio is made.
+
+    You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", Algorithm 1 (variant ``paper``),
+    and the documented formulas of MindSpore's LARS and Paddle's LarsMomentum.
+    """
+    w, g, v = (np.asarray(array, dtype=np.float64) for array in (w, g, v))
+    g = g / loss_scale
+    ratio = 1.0
+    if trust is not None:
+        weight_norm, gradient_norm = float(np.linalg.norm(w.ravel())), float(np.linalg.norm(g.ravel()))
+        if trust.variant != "paddle" or (weight_decay > 0 and weight_norm > 0 and gradient_norm > 0):
+            denominator = gradient_norm + weight_decay * weight_norm + trust.epsilon
+            ratio = trust.coefficient * weight_norm / denominator if denominator > 0 else 0.0
+        if trust.clip:
+            ratio = min(ratio / learning_rate, 1.0)
+    direction = g + weight_decay * w
+    if centralize:
+        direction = centralized(direction)
+    inside = trust is not None and trust.variant != "mindspore"
+    scaled = (learning_rate * ratio if inside else ratio) * direction
+    v = momentum * v + scaled
+    u = scaled + momentum * v if nesterov else v
+    return MomentumStep(w - (u if inside else learning_rate * u), v, ratio)

@@ -1,0 +1,118 @@
+r"""Scalar update arithmetic, written once for every target, and the table of its numerics.
+
+====================  ==========================================================================
+quantity              how it is computed
+====================  ==========================================================================
+hyper-parameters      float64 on the host, cast once to the parameter's dtype
+``1 - beta``          float64, never in the parameter's dtype
+``1 / (1 - beta^t)``  float64, ``beta^t`` by binary exponentiation, cast once, multiplied
+m, v, u, w            the parameter's dtype; IEEE ``/`` and ``sqrt``, no contraction
+products in a sum     one explicit `fma` each
+squares               taken and summed in float64, so that every float32 norm is finite and nonzero
+chunk sum             element ``i`` of a chunk to lane ``i % 128`` in order, then the lane tree
+layer sum             chunk ``c`` of a layer to lane ``c % 128`` in order, then the lane tree
+lane tree             lane ``j`` takes lane ``j + h`` for ``h`` = 64, 32, 16, 8, 4, 2, 1
+norms, trust ratio    float64; LAMB's ratio is 1 where either norm is 0
+row mean              element ``j`` of a row to lane ``j % 128`` in float64, then the lane tree; cast once
+``lr * r``            float64, cast once
+====================  ==========================================================================
+
+The functions here are plain Python. Each target compiles its own copy (`numba_lamb._compile.bind`), with
+`fma` standing for that target's instruction. They hold no literals, which would turn float32 into float64,
+and no loops over elements.
+"""
+
+import math
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+
+def fma(a: float, b: float, c: float) -> float:
+    """Return ``a*b + c`` rounded once: the float64 meaning of the instruction that each target binds."""
+    if not (math.isfinite(a) and math.isfinite(b) and math.isfinite(c)):
+        return a * b + c
+    exact = Fraction(a) * Fraction(b) + Fraction(c)
+    return float(exact) if exact else a * b + c
+
+
+def first_moment(m: Any, g: Any, beta1: Any, complement1: Any) -> Any:
+    """``m <- beta1*m + (1-beta1)*g``."""
+    return fma(beta1, m, complement1 * g)
+
+
+def second_moment(v: Any, g: Any, beta2: Any, complement2: Any) -> Any:
+    """``v <- beta2*v + (1-beta2)*g*g``."""
+    return fma(beta2, v, (complement2 * g) * g)
+
+
+def lamb_direction(w: Any, m: Any, v: Any, correction1: Any, correction2: Any, eps: Any, decay: Any) -> Any:
+    """``u = (m/(1-beta1^t)) / (sqrt(v/(1-beta2^t)) + eps) + decay*w``; ``correction = 1/(1-beta^t)``."""
+    return fma(decay, w, (m * correction1) / (math.sqrt(v * correction2) + eps))
+
+
+def decayed_gradient(g: Any, w: Any, rescale: Any, decay: Any) -> Any:
+    """``d = g/loss_scale + decay*w``: the gradient with coupled (L2) decay."""
+    return fma(decay, w, rescale * g)
+
+
+def momentum_advance(v: Any, d: Any, momentum: Any, advance: Any) -> Any:
+    """``v <- momentum*v + advance*d``; `advance` is 1 for Momentum and the local rate for LARS."""
+    return fma(momentum, v, advance * d)
+
+
+def momentum_direction(v: Any, d: Any, advance: Any, velocity: Any, lookahead: Any) -> Any:
+    """``u = velocity*v + lookahead*advance*d``: plain with weights (1, 0), Nesterov with (momentum, 1)."""
+    return fma(velocity, v, lookahead * (advance * d))
+
+
+def descend(w: Any, u: Any, scale: Any) -> Any:
+    """``w <- w - scale*u``."""
+    return fma(-scale, u, w)
+
+
+def add_square(total: Any, x: Any) -> Any:
+    """``total + x*x`` in float64."""
+    wide = np.float64(x)
+    return fma(wide, wide, total)
+
+
+def trust_ratio(weight_norm: Any, update_norm: Any) -> Any:
+    """``r = ||w|| / ||u||``, 1 where either norm is 0; float64."""
+    if weight_norm == 0 or update_norm == 0:
+        return 1.0
+    return weight_norm / update_norm
+
+
+def lars_ratio(weight_norm: Any, gradient_norm: Any, decay: Any, coefficient: Any, epsilon: Any) -> Any:
+    """``coefficient*||w|| / (||g|| + decay*||w|| + epsilon)``, 0 for 0/0; float64."""
+    denominator = fma(decay, weight_norm, gradient_norm) + epsilon
+    if denominator == 0:
+        return 0.0
+    return coefficient * weight_norm / denominator
+
+
+def clipped_ratio(ratio: Any, rate: Any) -> Any:
+    """``min(ratio/rate, 1)``: with it the layer's rate is the smaller of ratio and rate; 0 for 0/0."""
+    if ratio >= rate and ratio > 0:
+        return 1.0
+    if ratio == 0:
+        return 0.0
+    return ratio / rate
+
+
+def integer_power(base: Any, exponent: Any) -> Any:
+    """Return ``base ** exponent`` in float64 by binary exponentiation: the same bits on host and device."""
+    power = 1.0
+    while exponent > 0:
+        if exponent & 1:
+            power *= base
+        base *= base
+        exponent >>= 1
+    return power
+
+
+def bias_correction(beta: Any, step: Any) -> Any:
+    """``1 / (1 - beta^t)`` in float64 for the 1-based step ``t``."""
+    return 1.0 / (1.0 - integer_power(beta, step))

@@ -1,0 +1,1 @@
+"""The optimizers: checks, state, and the order of a step."""

@@ -1,0 +1,124 @@
+"""LARS: Momentum whose step in each layer is scaled by the ratio of weight norm to gradient norm."""
+
+from typing import Literal
+
+from numba_lamb.layout import Layer
+from numba_lamb.optimizers.base import LayerFilter, check_filter
+from numba_lamb.optimizers.momentum import Momentum, Trust
+
+
+def adapted_by_name(layer: Layer) -> bool:
+    """Return whether LARS adapts a layer by default: not where its name has `LayerNorm` or `bias`."""
+    return "LayerNorm" not in layer.name and "bias" not in layer.name
+
+
+class Lars(Momentum):
+    r"""Layer-wise adaptive rate scaling around a `Momentum`.
+
+    For each layer that the filter accepts, with :math:`g` already divided by the loss scale,
+
+    .. math::
+
+        r = \frac{c\,\lVert w\rVert}{\lVert g\rVert + \lambda\lVert w\rVert + \epsilon}, \qquad
+        v \leftarrow \mu v + r\,(g + \lambda w), \qquad w \leftarrow w - \eta v
+
+    (Nesterov as in `Momentum`); other layers take a plain momentum step without decay. The variants put the
+    rate inside the buffer: :math:`v \leftarrow \mu v + \eta r (g + \lambda w)`, :math:`w \leftarrow w - v`.
+    ``"paper"`` has no :math:`\epsilon`; ``"paddle"`` takes :math:`r = 1` where :math:`\lambda` or either norm
+    is 0.
+
+    Parameters
+    ----------
+    optimizer : Momentum
+        What is wrapped: its parameters, groups, rates, momentum, decay and loss scale are used, and it shares
+        all state with the wrapper from now on. Its momentum buffers are kept.
+    epsilon : float
+        :math:`\epsilon >= 0`; by default 1e-5 for ``"mindspore"``, else 0. ``"paper"`` takes no other.
+    coefficient : float
+        :math:`c >= 0`, the trust coefficient.
+    use_clip : bool
+        Whether :math:`r` is replaced by :math:`\min(r/\eta, 1)`, which makes the smaller of :math:`r` and
+        :math:`\eta` the layer's rate. For ``"mindspore"`` alone.
+    lars_filter : callable, optional
+        Called with each `Layer`; False keeps LARS and weight decay away from it. By default layers whose name
+        contains ``LayerNorm`` or ``bias`` are passed over.
+    variant : {"mindspore", "paper", "paddle"}
+        Whose formula, as above.
+
+    Raises
+    ------
+    TypeError
+        If `optimizer` is not a `Momentum`, or another argument has the wrong type.
+    ValueError
+        If an argument is out of range.
+
+    Notes
+    -----
+    A layer of zeros has ratio 0 and never moves: keep such layers (biases that start at zero) out by the
+    filter. The wrapped optimizer must be a Momentum because both are one fused kernel; Adam's direction does
+    not depend on the gradient's scale, so rescaling its gradients would do nothing: use `Lamb` for that.
+
+    References
+    ----------
+    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", 2017, Algorithm 1;
+    MindSpore 2.10 ``nn.LARS``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numba_lamb as nl
+    >>> w = np.array([3.0, 4.0])
+    >>> opt = nl.Lars(nl.Momentum({"fc.weight": w}, 0.1, 0.9), coefficient=0.02, epsilon=0.0)
+    >>> opt({"fc.weight": np.array([0.6, 0.8])})
+    (True,)
+    >>> opt.stats()["trust_ratio/fc.weight"]
+    0.1
+    >>> w
+    array([2.994, 3.992])
+    """
+
+    def __init__(
+        self,
+        optimizer: Momentum,
+        epsilon: float | None = None,
+        coefficient: float = 1e-3,
+        use_clip: bool = False,
+        lars_filter: LayerFilter | None = None,
+        *,
+        variant: Literal["mindspore", "paper", "paddle"] = "mindspore",
+    ) -> None:
+        if type(optimizer) is not Momentum:
+            raise TypeError(
+                f"Lars wraps a Momentum, with which it is one fused kernel, not {type(optimizer).__name__}"
+            )
+        if variant not in ("mindspore", "paper", "paddle"):
+            raise ValueError(f"variant must be 'mindspore', 'paper' or 'paddle', not {variant!r}")
+        if epsilon is None:
+            epsilon = 1e-5 if variant == "mindspore" else 0.0
+        for name, value in (("epsilon", epsilon), ("coefficient", coefficient)):
+            if not isinstance(value, float):
+                raise TypeError(f"{name} must be a float, not {type(value).__name__}")
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be finite and >= 0, not {value!r}")
+        if not isinstance(use_clip, bool):
+            raise TypeError(f"use_clip must be a bool, not {type(use_clip).__name__}")
+        if variant == "paper" and epsilon:
+            raise ValueError(f"variant='paper' has no epsilon; give epsilon=0.0, not {epsilon!r}")
+        if variant != "mindspore" and use_clip:
+            raise ValueError(f"variant={variant!r} has no clip; give use_clip=False")
+        check_filter("lars_filter", lars_filter)
+        adapts = lars_filter or adapted_by_name
+        for layer in optimizer.layout.layers:
+            adapts(layer)  # a filter that fails does so here, before the wrapped optimizer changes
+        # One state under two names: whoever kept the wrapped optimizer sees the same steps.
+        self.__dict__ = optimizer.__dict__
+        self._trust = Trust(
+            adapts=adapts,
+            coefficient=float(coefficient),
+            epsilon=float(epsilon),
+            clip=use_clip,
+            rate_inside=variant != "mindspore",
+            guarded=variant == "paddle",
+        )
+        for part in self._parts:
+            self._write_constants(part)

@@ -1,0 +1,190 @@
+"""Momentum: heavy-ball and Nesterov gradient descent with coupled decay; LARS with ratio 1."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.kernels import cpu, launch, rows
+from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_float
+from numba_lamb.optimizers.parts import Part
+from numba_lamb.rates import RateLike
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What turns Momentum into LARS: which layers adapt, and how their ratio is made and used."""
+
+    adapts: LayerFilter
+    coefficient: float
+    epsilon: float
+    clip: bool
+    rate_inside: bool
+    guarded: bool
+
+
+class Momentum(Optimizer):
+    r"""Gradient descent with momentum, on NumPy arrays in place.
+
+    .. math::
+
+        d = g / s + \lambda w, \qquad v \leftarrow \mu v + d, \qquad
+        w \leftarrow w - \eta v \quad\text{or, Nesterov,}\quad w \leftarrow w - \eta\,(d + \mu v)
+
+    with loss scale :math:`s`. The first step has :math:`v = d`.
+
+    Parameters
+    ----------
+    params : mapping, iterable, or list of dict
+        As for `Lamb`.
+    learning_rate : float, array, iterable or callable
+        :math:`\eta >= 0`, outside the momentum buffer: a number, one value per step, or any callable of the
+        0-based step.
+    momentum : float
+        :math:`\mu >= 0`.
+    weight_decay : float, array, iterable or callable
+        :math:`\lambda >= 0`, coupled (L2): added to the gradient. Takes the forms of `learning_rate`.
+    loss_scale : float
+        :math:`s > 0` that the loss, and so the gradients, were multiplied by.
+    use_nesterov : bool
+        Whether to look ahead by one momentum step.
+    decay_filter : callable, optional
+        As for `Lamb`.
+    nonfinite : {"raise", "skip", "propagate"}
+        As for `Lamb`.
+    num_threads : int, optional
+        As for `Lamb`.
+
+    Raises
+    ------
+    TypeError, ValueError, KeyError, RuntimeError
+        If an argument is refused; the message names it, what was given, and what is allowed.
+
+    Notes
+    -----
+    Sutskever et al. keep the rate inside the buffer; here, as in MindSpore, Paddle and PyTorch, it is outside,
+    which differs where the rate changes. MindSpore's CPU kernel ignores ``use_nesterov``; this one does not.
+
+    References
+    ----------
+    I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import numba_lamb as nl
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = nl.Momentum([w], learning_rate=0.1, momentum=0.9)
+    >>> opt([np.array([1.0, -1.0])])
+    (True,)
+    >>> opt([np.array([1.0, -1.0])])
+    (True,)
+    >>> w
+    array([0.71, 2.29])
+    """
+
+    _state_names = ("m",)
+    _number_names = ("momentum", "loss_scale")
+
+    def __init__(
+        self,
+        params: Any,
+        learning_rate: RateLike,
+        momentum: float,
+        weight_decay: RateLike = 0.0,
+        loss_scale: float = 1.0,
+        use_nesterov: bool = False,
+        *,
+        decay_filter: LayerFilter | None = None,
+        nonfinite: Nonfinite = "raise",
+        num_threads: int | None = None,
+    ) -> None:
+        if not isinstance(momentum, float):
+            raise TypeError(f"momentum must be a float, not {type(momentum).__name__}")
+        if not 0 <= momentum < float("inf"):
+            raise ValueError(f"momentum must be finite and >= 0, not {momentum!r}")
+        if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float):
+            raise TypeError(f"loss_scale must be an int or float, not {type(loss_scale).__name__}")
+        if not isinstance(use_nesterov, bool):
+            raise TypeError(f"use_nesterov must be a bool, not {type(use_nesterov).__name__}")
+        self._momentum = float(momentum)
+        self._loss_scale = check_float("loss_scale", float(loss_scale), 0.0)
+        self._use_nesterov = use_nesterov
+        self._trust: Trust | None = None
+        super().__init__(
+            params,
+            learning_rate,
+            weight_decay,
+            decay_filter=decay_filter,
+            nonfinite=nonfinite,
+            num_threads=num_threads,
+        )
+
+    @property
+    def momentum(self) -> float:
+        """Decay rate of the momentum buffer."""
+        return self._momentum
+
+    @property
+    def loss_scale(self) -> float:
+        """What gradients are divided by."""
+        return self._loss_scale
+
+    @property
+    def use_nesterov(self) -> bool:
+        """Whether the step looks ahead."""
+        return self._use_nesterov
+
+    def _write_constants(self, part: Part) -> None:
+        trust = self._trust
+        part.scalars[:, rows.ADAPT] = [
+            trust is not None and bool(trust.adapts(layer)) for layer in part.layers
+        ]
+        part.scalars[:, rows.BETA1] = self._momentum
+        part.scalars[:, rows.RESCALE] = 1.0 / self._loss_scale
+        part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
+        part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
+
+    def _write_step(self, part: Part, decays: NDArray[np.float64]) -> None:
+        part.scalars[:, rows.DECAY] = decays
+        if self._trust is not None:
+            # A layer that LARS passes over is not decayed either.
+            part.scalars[:, rows.DECAY] *= part.scalars[:, rows.ADAPT]
+
+    def _run(self, part: Part) -> None:
+        if len(part.row_table):
+            factors = part.scalars[:, [rows.RESCALE, rows.DECAY]]
+            part.update_row_means(np.ascontiguousarray(factors), self._num_threads)
+        trust = np.zeros(rows.TRUST)
+        if self._trust is not None:
+            trust[rows.COEFFICIENT] = self._trust.coefficient
+            trust[rows.EPSILON] = self._trust.epsilon
+            trust[rows.CLIP] = self._trust.clip
+            trust[rows.RATE_INSIDE] = self._trust.rate_inside
+            trust[rows.GUARDED] = self._trust.guarded
+        launch.run(
+            cpu.lars_step,
+            len(part.table.chunks),
+            self._num_threads,
+            part.addresses,
+            part.scalars,
+            part.rates,
+            trust,
+            *part.gradient_tables,
+            part.sums,
+            part.norms,
+            part.scales,
+        )
+
+    def stats(self) -> dict[str, float]:
+        """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.
+
+        ``trust_ratio`` for every updated layer (1 without LARS), and ``weight_norm`` and ``gradient_norm``
+        (of the unscaled gradient) for those that LARS adapts, where they are computed.
+        """
+        return {
+            **self._stat("trust_ratio", rows.RATIO),
+            **self._stat("weight_norm", rows.WEIGHT_NORM, adapted_only=True),
+            **self._stat("gradient_norm", rows.UPDATE_NORM, adapted_only=True),
+        }

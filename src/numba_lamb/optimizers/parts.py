@@ -1,0 +1,110 @@
+"""A Part: the layers of one dtype with the tables and flat state buffers that kernels work on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.arrays import address_of, aligned_zeros
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import cpu, launch, rows
+from numba_lamb.layout import FlatLayout
+
+
+class Part:
+    """Tables, state and scratch of the layers that share a dtype.
+
+    Parameters
+    ----------
+    layout : FlatLayout
+        The whole model's layout.
+    dtype : numpy.dtype
+        Which of its layers this part holds.
+    parameters : sequence of Parameter
+        All parameters, in the layout's order.
+    decayed : sequence of bool
+        For each parameter whether its group's weight decay applies to it.
+    state_names : sequence of str
+        One flat buffer is kept for each; they go to the address columns from `rows.FIRST` on.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+    ) -> None:
+        self.dtype = dtype
+        self.indices = layout.indices(dtype)
+        self.layers = [layout.layers[k] for k in self.indices]
+        self.table = layout.table(dtype)
+        count, chunks = len(self.indices), len(self.table.chunks)
+        self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
+        self.decayed = np.array([decayed[k] for k in self.indices], dtype=np.float64)
+        self.addresses = np.zeros((count, rows.ADDRESSES), dtype=np.int64)
+        self.addresses[:, rows.WEIGHTS] = [address_of(parameters[k].array) for k in self.indices]
+        self.scalars = np.zeros((count, rows.SCALARS), dtype=dtype)
+        self.rates = np.zeros(count)
+        self.steps = np.zeros(count, dtype=np.int64)
+        self.sums = np.zeros((chunks, 2))
+        self.norms = np.full((count, rows.NORMS), np.nan)
+        self.scales = np.zeros((count, rows.SCALES), dtype=dtype)
+        self.nonfinite = np.zeros(chunks, dtype=np.int32)
+        self.state: dict[str, NDArray[Any]] = {}
+        for column, name in enumerate(state_names, start=rows.FIRST):
+            buffer = aligned_zeros(self.table.extent, dtype)
+            self.state[name] = buffer
+            self.addresses[:, column] = address_of(buffer) + self.table.offsets * dtype.itemsize
+        self.centralize(())
+
+    @property
+    def active(self) -> NDArray[np.bool_]:
+        """Which layers had a gradient in the last update of the addresses."""
+        active: NDArray[np.bool_] = self.addresses[:, rows.GRADIENT] != 0
+        return active
+
+    def view(self, name: str, row: int) -> NDArray[Any]:
+        """Return the state `name` of one layer, shaped as its parameter."""
+        layer = self.layers[row]
+        return self.state[name][layer.offset : layer.offset + layer.size].reshape(layer.shape)
+
+    def adopt(self, older: "Part") -> None:
+        """Take over state and steps of a part whose layers are the first of this one."""
+        kept = len(older.indices)
+        self.steps[:kept] = older.steps
+        self.norms[:kept] = older.norms
+        for name, buffer in older.state.items():
+            self.state[name][: len(buffer)] = buffer
+
+    def centralize(self, groups: Sequence[int]) -> None:
+        """Make the tables of row means for the layers of `groups`."""
+        count = len(self.layers)
+        self.first_row = np.full(count, -1, dtype=np.int64)
+        self.row_lengths = np.ones(count, dtype=np.int64)
+        owners = []
+        rows_so_far = 0
+        for k, layer in enumerate(self.layers):
+            if layer.group in groups and layer.size:
+                self.first_row[k] = rows_so_far
+                self.row_lengths[k] = layer.size // layer.shape[0]
+                owners.append(np.stack([np.full(layer.shape[0], k), np.arange(layer.shape[0])], axis=1))
+                rows_so_far += layer.shape[0]
+        self.row_table = np.ascontiguousarray(
+            np.concatenate(owners) if owners else np.zeros((0, 2)), dtype=np.int64
+        )
+        self.means = np.zeros(rows_so_far, dtype=self.dtype)
+
+    @property
+    def gradient_tables(self) -> tuple[NDArray[Any], ...]:
+        """The tables that say how to walk chunks and centralize gradients, in the kernels' order."""
+        table = self.table
+        return (table.sizes, table.first_chunk, table.chunks, self.first_row, self.row_lengths, self.means)
+
+    def update_row_means(self, prepared: NDArray[Any], num_threads: int | None) -> None:
+        """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""
+        if len(self.row_table):
+            arguments = (self.addresses, prepared, self.row_table, self.row_lengths, self.means)
+            launch.run(cpu.row_means, len(self.table.chunks), num_threads, *arguments)

@@ -1,0 +1,46 @@
+"""Whether a saved state fits an optimizer, told before anything is put back."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+
+def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise unless `state` has the form of an optimizer's `own` state."""
+    _check_form(state, own, "state")
+
+
+def _check_form(state: Any, own: Any, where: str) -> None:
+    if isinstance(own, Mapping):
+        if not isinstance(state, Mapping):
+            raise ValueError(f"{where} must be a dict, not {type(state).__name__}")
+        for key in own:
+            if key not in state:
+                raise ValueError(f"{where} has no {key!r}")
+        for key in state:
+            if key not in own:
+                raise ValueError(f"{where} has {key!r}, which this optimizer has not")
+        for key, value in own.items():
+            if key in ("format_version", "optimizer") and state[key] != value:
+                raise ValueError(f"{where} has {key} {state[key]!r}; this optimizer takes {value!r}")
+            _check_form(state[key], value, f"{where}[{key!r}]")
+    elif isinstance(own, list):
+        if not isinstance(state, list) or len(state) != len(own):
+            found = f"{len(state)} entries" if isinstance(state, list) else type(state).__name__
+            raise ValueError(f"{where} must be a list of {len(own)} entries, not {found}")
+        for k, value in enumerate(own):
+            _check_form(state[k], value, f"{where}[{k}]")
+    elif isinstance(own, np.ndarray):
+        if not isinstance(state, np.ndarray) or (state.shape, state.dtype) != (own.shape, own.dtype):
+            found = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
+            raise ValueError(f"{where} must be {own.dtype} of shape {own.shape}, not {found}")
+    elif isinstance(own, int):
+        _require(type(state) is int and state >= 0, where, "an int >= 0", state)
+    elif own is None or isinstance(own, float):
+        _require(state is None or type(state) is float, where, "a float or None", state)
+
+
+def _require(holds: bool, where: str, what: str, state: Any) -> None:
+    if not holds:
+        raise ValueError(f"{where} must be {what}, not {state!r}")
