@@ -1,0 +1,65 @@
+"""Lint, formatting, types, import contracts and benchmarks: `pytest` alone runs them all."""
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = {
+    "ruff check": ["-m", "ruff", "check", "--no-cache", "."],
+    "ruff format": ["-m", "ruff", "format", "--no-cache", "--check", "."],
+    "mypy": ["-m", "mypy"],
+    "import contracts": [
+        "-c",
+        "from importlinter.cli import lint_imports_command; lint_imports_command()",
+        "--no-cache",
+    ],
+}
+
+
+def run_tool(module: str, arguments: list[str], folder: Path = ROOT) -> str:
+    if importlib.util.find_spec(module) is None:
+        pytest.fail(f'{module} is not installed: python -m pip install -e ".[test]"')
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+    output = result.stdout + result.stderr
+    assert result.returncode == 0, output
+    return output
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_tool_is_content(tool: str) -> None:
+    arguments = TOOLS[tool]
+    module = "importlinter" if tool == "import contracts" else arguments[1]
+    run_tool(module, arguments)
+
+
+def test_the_core_needs_numba_and_numpy_alone() -> None:
+    code = """
+import sys
+import numba_lamb
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(sorted(loaded & {"torch", "cupy", "matplotlib", "rich", "sklearn", "autograd", "scipy", "mpi4py"}))
+"""
+    assert run_tool("numba", ["-c", code]).strip() == "[]"
+
+
+def test_benchmarks_are_found_and_run(tmp_path: Path) -> None:
+    config = (ROOT / "asv_bench" / "asv.conf.json").read_text()
+    assert '"environment_type"' in config
+    output = run_tool("asv", ["-W", "ignore", "-m", "asv", "check", "--python=same"], ROOT / "asv_bench")
+    assert "No problems found" in output
+    quick = ["-W", "ignore", "-m", "asv", "run", "--python=same", "--quick", "--dry-run", "--show-stderr"]
+    output = run_tool("asv", [*quick, "--bench", "Step.time_step"], ROOT / "asv_bench")
+    assert "failed" not in output
+    assert re.search(r"\d+(\.\d+)?\s*[±+]?\S*\s*[mμun]?s", output), output
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src").rglob("*.py")), ids=lambda path: path.name)
+def test_a_file_can_be_read_in_one_sitting(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
