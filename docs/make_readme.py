@@ -1,0 +1,51 @@
+"""Write the tables in README.md from the measured results in docs/results.
+
+Run ``python docs/make_readme.py`` after replacing a result; a test checks that the page is up to date.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+TITLES = {"lamb": "LAMB", "adam": "Adam", "sgd": "momentum SGD"}
+
+
+def train_table(results: dict[str, Any]) -> str:
+    """Return the accuracies of ``numba-lamb train`` as a Markdown table, with what they show in one sentence."""
+    rows = results["rows"]
+    batches = sorted({row["batch_size"] for row in rows})
+    steps = {row["batch_size"]: row["steps"] for row in rows}
+    heads = [f"batch {batch} ({steps[batch]} steps)" for batch in batches]
+    lines = [f"| test accuracy | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(batches)]
+    for name, title in TITLES.items():
+        cells = {row["batch_size"]: row for row in rows if row["optimizer"] == name}
+        shown = [
+            f"{100 * cell['mean']:.1f} % ({100 * cell['low']:.1f}-{100 * cell['high']:.1f})"
+            for cell in (cells[batch] for batch in batches)
+        ]
+        lines.append(f"| {title} | {' | '.join(shown)} |")
+    seeds = results["settings"]["seeds"]
+    return "\n".join([*lines, "", f"Mean and range over {seeds} seeds. {results['summary']}"])
+
+
+SECTIONS = {"train": train_table}
+
+
+def render(page: str) -> str:
+    """Return `page` with the text between its markers made anew."""
+    for name, make in SECTIONS.items():
+        results = json.loads((RESULTS / f"{name}.json").read_text())
+        begin, end = f"<!-- {name}: made by docs/make_readme.py -->", f"<!-- end of {name} -->"
+        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+        page, found = pattern.subn(lambda match, text=make(results): f"{begin}\n{text}\n{end}", page)
+        if found != 1:
+            raise ValueError(f"README.md must have one section {begin!r}, not {found}")
+    return page
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))

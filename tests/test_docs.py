@@ -1,0 +1,16 @@
+"""Pages that are made from results and docstrings are up to date."""
+
+import importlib.util
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_readme_tables_are_those_of_the_results() -> None:
+    spec = importlib.util.spec_from_file_location("make_readme", ROOT / "docs" / "make_readme.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    page = (ROOT / "README.md").read_text()
+    assert made.render(page) == page
