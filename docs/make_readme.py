@@ -4,7 +4,6 @@ Run ``python docs/make_readme.py`` after replacing a result; a test checks that 
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +38,11 @@ def render(page: str) -> str:
     for name, make in SECTIONS.items():
         results = json.loads((RESULTS / f"{name}.json").read_text())
         begin, end = f"<!-- {name}: made by docs/make_readme.py -->", f"<!-- end of {name} -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        page, found = pattern.subn(lambda match, text=make(results): f"{begin}\n{text}\n{end}", page)
-        if found != 1:
-            raise ValueError(f"README.md must have one section {begin!r}, not {found}")
+        if page.count(begin) != 1 or page.count(end) != 1:
+            raise ValueError(f"README.md must have one section between {begin!r} and {end!r}")
+        before, rest = page.split(begin)
+        after = rest.split(end)[1]
+        page = f"{before}{begin}\n{make(results)}\n{end}{after}"
     return page
 
 

@@ -47,7 +47,7 @@ def test_table_is_the_source_s(record):
     table = getattr(schedules, record["fn"])(**record["kwargs"])
     assert type(table) is list
     assert {type(rate) for rate in table} == {float}
-    assert table == record["values"]
+    assert table == pytest.approx(record["values"], rel=1e-15, abs=0)
 
 
 @pytest.mark.parametrize("record", ANNEALINGS, ids=lambda r: f"{r['kind']}-{r['decay_a']}-{r['decay_b']}")

@@ -7,7 +7,7 @@ callable ``step -> float``, serve as the ``learning_rate`` or ``weight_decay`` o
 module                      family
 =========================== ==========================================================
 ``decay``                   decay by the step, after MindSpore
-``tables``                  the same by the epoch, as lists with one value per step
+``tables``, ``piecewise``   the same by the epoch, as lists with one value per step
 ``warmup``, ``phases``,     warm-up and what follows, cosine curves, after mindformers
 ``cosine``
 ``layerwise``               rates that differ by layer
@@ -39,6 +39,7 @@ from .expression import parse
 from .layerwise import LayerWiseCosineAnnealingLR, LearningRateWiseLayer
 from .paddle import ManualAnnealingLR, PassManualAnnealingLR, annealing
 from .phases import ConstantWithCoolDownLR, WarmUpStableDecayLR
+from .piecewise import piecewise_constant_lr
 from .samples import (
     CaffePolyAnnealingLR,
     ConstantAnnealingLR,
@@ -52,7 +53,6 @@ from .tables import (
     exponential_decay_lr,
     inverse_decay_lr,
     natural_exp_decay_lr,
-    piecewise_constant_lr,
     polynomial_decay_lr,
     warmup_lr,
 )

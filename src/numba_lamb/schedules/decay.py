@@ -328,4 +328,6 @@ class WarmUpLR(LearningRateSchedule):
         return 2 * self.warmup_steps
 
     def _rate(self, step: int) -> float:
-        return ramp(0.0, self.learning_rate, min(step, self.warmup_steps), self.warmup_steps)
+        if step >= self.warmup_steps:
+            return self.learning_rate
+        return ramp(0.0, self.learning_rate, step, self.warmup_steps)

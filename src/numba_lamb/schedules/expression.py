@@ -6,7 +6,19 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from . import compose, cosine, decay, layerwise, paddle, phases, samples, tables, warmbooting, warmup
+from . import (
+    compose,
+    cosine,
+    decay,
+    layerwise,
+    paddle,
+    phases,
+    piecewise,
+    samples,
+    tables,
+    warmbooting,
+    warmup,
+)
 from ._base import LearningRateSchedule
 
 __all__ = ["parse"]
@@ -14,7 +26,19 @@ __all__ = ["parse"]
 
 def _known() -> dict[str, Callable[..., Any]]:
     """Return the public schedules and functions that make schedules or tables, by name."""
-    modules = (compose, cosine, decay, layerwise, paddle, phases, samples, tables, warmbooting, warmup)
+    modules = (
+        compose,
+        cosine,
+        decay,
+        layerwise,
+        paddle,
+        phases,
+        piecewise,
+        samples,
+        tables,
+        warmbooting,
+        warmup,
+    )
     public = {name: getattr(module, name) for module in modules for name in module.__all__}
     return {
         name: item
