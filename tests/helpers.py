@@ -1,5 +1,7 @@
 """What several test files share: golden records, random models, fresh processes."""
 
+import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -83,3 +85,8 @@ def snapshot(optimizer: Any) -> dict[str, Any]:
         "layers": optimizer.layout.layers,
         "stats": frozen(optimizer.stats()),
     }
+
+
+def installed(name: str) -> Any:
+    """Import a package of the ``peers`` extra, or return None where it is not installed."""
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None

@@ -8,7 +8,6 @@ not at all.
 import json
 import os
 import uuid
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +42,14 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> None:
     ...     load(file)
     {'step': 3, 'layers': {'w': array([1., 1.])}}
     """
+    if not isinstance(tree, dict):
+        raise TypeError(f"tree must be a dict, not {type(tree).__name__}")
     arrays: dict[str, Any] = {}
     structure = _strip(tree, arrays, "tree")
     header = json.dumps({"format_version": FORMAT_VERSION, "tree": structure})
     arrays["header"] = np.frombuffer(header.encode(), dtype=np.uint8)
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    beside = path.with_name(f".numba-lamb-{uuid.uuid4().hex[:12]}")
     try:
         with open(beside, "wb") as file:
             np.savez(file, **arrays)
@@ -65,33 +66,38 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If the file cannot be opened.
     ValueError
-        If it is not a numba-lamb checkpoint, is damaged, or has a newer format version.
+        If it is not a numba-lamb checkpoint, is damaged, or has another format version.
     """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        header = json.loads(arrays.pop("header").tobytes())
-        version = header["format_version"]
-    except FileNotFoundError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    with open(path, "rb") as file:
+        try:
+            with np.load(file, allow_pickle=False) as archive:
+                arrays = {key: archive[key] for key in archive.files}
+            header = json.loads(arrays.pop("header").tobytes())
+            version = header["format_version"]
+            tree: dict[str, Any] = _restore(header["tree"], arrays) if _is_current(version) else {}
+            if not isinstance(tree, dict):
+                raise TypeError("its tree is no dict")
+        except Exception as error:  # damage shows in many ways, all of which mean this one thing
+            raise ValueError(
+                f"{os.fspath(path)} is not a numba-lamb checkpoint, or is damaged ({error!r})"
+            ) from error
+    if not _is_current(version):
         raise ValueError(
-            f"{os.fspath(path)} is not a numba-lamb checkpoint, or is damaged ({error})"
-        ) from error
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{os.fspath(path)} has format_version {version}; this numba-lamb reads version {FORMAT_VERSION}"
+            f"{os.fspath(path)} has format_version {version!r}; this numba-lamb reads version {FORMAT_VERSION}"
         )
-    tree: dict[str, Any] = _restore(header["tree"], arrays)
     return tree
+
+
+def _is_current(version: object) -> bool:
+    return type(version) is int and version == FORMAT_VERSION
 
 
 def _strip(node: Any, arrays: dict[str, Any], where: str) -> Any:
     """Move the arrays of `node` into `arrays` and return what is left as JSON values."""
-    if isinstance(node, np.ndarray):
+    if isinstance(node, np.ndarray) and not isinstance(node, np.ma.MaskedArray):
         if node.dtype.hasobject:
             raise TypeError(f"{where} is an array of Python objects, which a checkpoint cannot hold")
         key = f"a{len(arrays)}"
@@ -113,7 +119,10 @@ def _restore(node: Any, arrays: dict[str, Any]) -> Any:
     if isinstance(node, list):
         return [_restore(value, arrays) for value in node]
     if isinstance(node, dict):
-        if "array" in node:
-            return arrays[node["array"]]
-        return {key: _restore(value, arrays) for key, value in node["dict"].items()}
+        ((kind, value),) = node.items()
+        if kind == "array":
+            return arrays[value]
+        if kind != "dict":
+            raise ValueError(f"its tree has a node of unknown kind {kind!r}")
+        return {key: _restore(child, arrays) for key, child in value.items()}
     return node

@@ -11,6 +11,7 @@ from numba_lamb.arrays import check_parameter
 
 GROUP_KEYS = ("params", "lr", "weight_decay", "grad_centralization")
 """What a group dict may hold; a dict with `order_params` holds nothing else."""
+_KEYS = ", ".join(map(repr, GROUP_KEYS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,17 +101,28 @@ def _check_group(group: dict[str, Any], index: int) -> dict[str, Any]:
     unknown = [key for key in group if key not in GROUP_KEYS]
     if unknown:
         raise KeyError(
-            f"group {index} has the unknown key {unknown[0]!r}; a group has {', '.join(map(repr, GROUP_KEYS))}, "
-            "or 'order_params' alone"
+            f"group {index} has the unknown key {unknown[0]!r}; a group has {_KEYS}, or 'order_params' alone"
         )
     if "params" not in group:
         raise KeyError(f"group {index} has no 'params'")
-    centralized = group.get("grad_centralization", False)
-    if not isinstance(centralized, bool):
-        raise TypeError(
-            f"'grad_centralization' of group {index} must be a bool, not {type(centralized).__name__}"
-        )
+    _check_centralization(group.get("grad_centralization", False), index)
     return {key: value for key, value in group.items() if key != "params"}
+
+
+def check_live_group(group: dict[str, Any], index: int) -> None:
+    """Raise unless a group of a working optimizer has the keys it had; schedulers may add ``initial_lr``."""
+    for key in group:
+        if key not in GROUP_KEYS and key != "initial_lr":
+            raise KeyError(f"group {index} has the unknown key {key!r}; a group has {_KEYS}")
+    for key in GROUP_KEYS:
+        if key not in group:
+            raise KeyError(f"group {index} has no {key!r}")
+    _check_centralization(group["grad_centralization"], index)
+
+
+def _check_centralization(value: object, index: int) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"'grad_centralization' of group {index} must be a bool, not {type(value).__name__}")
 
 
 def _group_parameters(group: dict[str, Any], index: int, first: int) -> list[Parameter]:
@@ -136,6 +148,10 @@ def _name(entries: list[Any], what: str, group: int, first: int) -> list[Paramet
     for position, entry in enumerate(entries):
         if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
             name, array = entry
+        elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], np.ndarray):
+            raise TypeError(
+                f"the name in entry {position} of {what} must be a str, not {type(entry[0]).__name__}"
+            )
         elif isinstance(entry, tuple | list | str):
             raise TypeError(
                 f"entry {position} of {what} must be an array or a (name, array) pair, not {type(entry).__name__}"
@@ -181,6 +197,10 @@ def _reorder(parameters: list[Parameter], order: list[Any]) -> list[Parameter]:
     for position, entry in enumerate(order):
         array = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
         found = by_name.get(array) if isinstance(array, str) else by_identity.get(id(array))
+        if found is not None and isinstance(entry, tuple) and entry[0] != found.name:
+            raise ValueError(
+                f"entry {position} of 'order_params' calls {entry[0]!r} the array of parameter {found.name!r}"
+            )
         if found is None:
             shown = repr(array) if isinstance(array, str) else "an array"
             raise ValueError(f"entry {position} of 'order_params' is {shown} that is in no group")

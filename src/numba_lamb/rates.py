@@ -5,8 +5,35 @@ import numbers
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
+import numpy as np
+
 RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
 """A number, a 0-d or 1-D array, an iterable with one value per step, or a callable of the 0-based step."""
+
+
+_NO_TABLES = (Mapping, set, frozenset, bytes, bytearray, memoryview)
+
+
+class Pulled:
+    """What an iterator gave so far, and the rest of it: pulled as far as it is asked, and kept."""
+
+    def __init__(self, source: Iterator[float]) -> None:
+        self._source = source
+        self._values: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __getitem__(self, step: int) -> float:
+        return self._values[step]
+
+    def pull(self, count: int) -> None:
+        """Have `count` values, or all there are."""
+        while len(self._values) < count:
+            try:
+                self._values.append(next(self._source))
+            except StopIteration:
+                return
 
 
 class Rate:
@@ -20,57 +47,74 @@ class Rate:
         endless ones work. A callable gets the step and returns the rate.
     name : str
         What errors call it.
+    twin : Rate, optional
+        A rate made from the same object: what it pulled from an iterator is shared.
     """
 
-    def __init__(self, given: RateLike, name: str) -> None:
+    def __init__(self, given: RateLike, name: str, twin: "Rate | None" = None) -> None:
         self.given = given
         self.name = name
         self.number: float | None = None
         self.length: int | None = None
-        self._value_at = self._reader(given)
+        self.table: Any = None
+        self._read = self._reader(given, twin)
 
     def __call__(self, step: int) -> float:
         """Return the rate at `step`, a finite number >= 0."""
         if self.number is not None:
             return self.number
-        return self._checked(self._value_at(step), f" at step {step}")
+        return self._checked(self._read(step), f" at step {step}")
 
     def _checked(self, value: Any, where: str = "") -> float:
-        if isinstance(value, bool | complex | str) or not hasattr(value, "__float__"):
+        if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
+            value = value.item()
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{self.name}{where} must be a real number, not {type(value).__name__}")
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
         if not (math.isfinite(number) and number >= 0):
             raise ValueError(f"{self.name}{where} must be finite and >= 0, not {number!r}")
         return number
 
-    def _reader(self, given: Any) -> Callable[[int], Any]:
-        if isinstance(given, numbers.Real):
+    def _reader(self, given: Any, twin: "Rate | None") -> Callable[[int], Any]:
+        if isinstance(given, type):
+            raise TypeError(
+                f"{self.name} must be a rate or an instance of a schedule, not the class {given.__name__}"
+            )
+        dimensions = getattr(given, "ndim", None)
+        if isinstance(given, numbers.Real | np.generic) and not isinstance(given, str | bytes):
             self.number = self._checked(given)
             return lambda step: given
         if callable(given):
             reader: Callable[[int], Any] = given
             return reader
-        dimensions = getattr(given, "ndim", None)
+        if isinstance(given, str):
+            raise ValueError(
+                f"{self.name} must be a number, a table, or a callable, not the string {given!r}"
+            )
         if dimensions == 0:
             self._checked(given)
             return lambda step: given
         if dimensions is not None and dimensions > 1:
             raise ValueError(f"{self.name} as an array must have 0 or 1 dimensions, not {dimensions}")
-        if isinstance(given, str):
-            raise ValueError(
-                f"{self.name} must be a number, a table, or a callable, not the string {given!r}"
-            )
-        if isinstance(given, Mapping | set | frozenset) or not isinstance(given, Iterable):
+        if isinstance(given, _NO_TABLES) or not isinstance(given, Iterable):
             raise TypeError(
                 f"{self.name} must be a number, an array, an iterable with one value per step, "
                 f"or a callable of the step, not {type(given).__name__}"
             )
         if isinstance(given, Sequence) or dimensions == 1:
             self.length = len(given)  # type: ignore[arg-type]
-            return lambda step: self._look_up(given, step)
-        return self._puller(iter(given))
+            table: Any = given
+        else:
+            table = twin.table if twin is not None else Pulled(iter(given))
+        self.table = table
+        return lambda step: self._look_up(table, step)
 
     def _look_up(self, table: Any, step: int) -> Any:
+        if isinstance(table, Pulled):
+            table.pull(step + 1)
         if step >= len(table):
             raise IndexError(
                 f"{self.name} is a table of {len(table)} values and has none for step {step} (steps count from "
@@ -78,22 +122,9 @@ class Rate:
             )
         return table[step]
 
-    def _puller(self, source: Iterator[float]) -> Callable[[int], Any]:
-        pulled: list[float] = []
-
-        def value_at(step: int) -> Any:
-            while len(pulled) <= step:
-                try:
-                    pulled.append(next(source))
-                except StopIteration:
-                    break
-            return self._look_up(pulled, step)
-
-        return value_at
-
 
 class RateBook:
-    """The rates in use, one for each slot; what is given for two slots is one `Rate`.
+    """The rates in use, one for each slot; slots that were given one iterator share what it gave.
 
     So a generator that two groups share is pulled once per step, and assigning a new number at every step
     leaves nothing behind.
@@ -106,6 +137,6 @@ class RateBook:
         """Return the `Rate` for what is `given` in `slot` now."""
         rate = self._by_slot.get(slot)
         if rate is None or rate.given is not given:
-            shared = (other for other in self._by_slot.values() if other.given is given)
-            rate = self._by_slot[slot] = next(shared, None) or Rate(given, name)
+            twin = next((other for other in self._by_slot.values() if other.given is given), None)
+            rate = self._by_slot[slot] = Rate(given, name, twin)
         return rate

@@ -17,9 +17,10 @@ from numba_lamb.arrays import GradientTable, MemoryMap
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import cpu, launch, rows
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.optimizers.live import LiveGroups
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.optimizers.state import check_state
-from numba_lamb.rates import Rate, RateBook, RateLike
+from numba_lamb.rates import Rate, RateLike
 
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
@@ -70,25 +71,21 @@ class Optimizer(ABC):
         nonfinite: Nonfinite,
         num_threads: int | None,
     ) -> None:
-        self._book = RateBook()
-        self._book.get("learning_rate", learning_rate, "learning_rate")
+        Rate(learning_rate, "learning_rate")
         if nonfinite not in _NONFINITE:
             raise ValueError(
                 f"nonfinite must be one of {', '.join(map(repr, _NONFINITE))}, not {nonfinite!r}"
             )
         check_filter("decay_filter", decay_filter)
         found = collect(params)
-        self._book.get("weight_decay", weight_decay, "weight_decay")
-        self._learning_rate: RateLike = learning_rate
-        self._weight_decay: RateLike = weight_decay
-        self._grouped = found.grouped
+        Rate(weight_decay, "weight_decay")
+        self._groups = LiveGroups(learning_rate, weight_decay)
         self._decay_filter = decay_filter
         self._nonfinite: Nonfinite = nonfinite
         self._num_threads = launch.check_num_threads(num_threads)
-        self._own_rate: list[bool] = []
         self._parts: list[Part] = []
         self._parameters: list[Parameter] = []
-        self.param_groups: list[dict[str, Any]] = []
+        self.param_groups = self._groups.dicts
         """The groups' options, live: what is assigned here holds from the next step on."""
         self.global_step: int = 0
         """Steps taken so far; the next step's rate is the schedule's value at this number."""
@@ -116,55 +113,21 @@ class Optimizer(ABC):
         self._add(ParameterSet([*self._parameters, *added], [options], grouped=True))
 
     def _add(self, found: ParameterSet) -> None:
-        groups, own_rate = list(self.param_groups), list(self._own_rate)
+        count = len(self.param_groups)
         try:
             for options in found.options:
-                self._add_options(options)
-            self._check_tables()
-            self._place(found)
+                self._groups.add(options, by_name=not found.grouped)
+            self._groups.check_tables()
+            self._place(found.parameters)
         except BaseException:
-            self.param_groups[:], self._own_rate[:] = groups, own_rate
+            self._groups.keep(count)
             raise
 
-    def _add_options(self, options: dict[str, Any]) -> None:
-        self._own_rate.append("lr" in options)
-        self.param_groups.append(
-            {
-                "params": [],
-                "lr": options.get("lr", self._learning_rate),
-                "weight_decay": options.get("weight_decay", self._weight_decay),
-                "grad_centralization": options.get("grad_centralization", False),
-            }
-        )
-        for key in ("lr", "weight_decay"):
-            self._rate(len(self.param_groups) - 1, key)
-
-    def _rate(self, index: int, key: str) -> Rate:
-        return self._book.get((index, key), self.param_groups[index][key], f"{key!r} of group {index}")
-
-    def _check_tables(self) -> None:
-        lengths: dict[int, int] = {}
-        for index in range(len(self.param_groups)):
-            length = self._rate(index, "lr").length
-            if length is not None:
-                lengths.setdefault(length, index)
-        if len(lengths) > 1:
-            (one, first), (other, second) = list(lengths.items())[:2]
-            raise ValueError(
-                f"tables of learning rates must have one length, but group {first} has {one} values "
-                f"and group {second} has {other}"
-            )
-
-    def _place(self, found: ParameterSet) -> None:
+    def _place(self, parameters: list[Parameter]) -> None:
         """Lay out all parameters, whose first ones may have a place and state already."""
-        parameters = found.parameters
         memory = MemoryMap([p.name for p in parameters], [p.array for p in parameters])
         layout = FlatLayout((p.name, p.array.shape, p.array.dtype, p.group) for p in parameters)
-        placed = len(self._parameters)
-        decayed = [
-            self._is_decayed(layer, found.grouped if k >= placed else self._grouped)
-            for k, layer in enumerate(layout.layers)
-        ]
+        decayed = [self._is_decayed(layer) for layer in layout.layers]
         parts = [Part(layout, dtype, parameters, decayed, self._state_names) for dtype in layout.dtypes]
         for part in parts:
             for older in self._parts:
@@ -185,13 +148,13 @@ class Optimizer(ABC):
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
 
-    def _is_decayed(self, layer: Layer, grouped: bool) -> bool:
+    def _is_decayed(self, layer: Layer) -> bool:
         if self._decay_filter is not None:
             return bool(self._decay_filter(layer))
-        return grouped or decayed_by_name(layer)
+        return not self._groups.decays_by_name(layer.group) or decayed_by_name(layer)
 
     def _centralize(self, layout: FlatLayout, parts: list[Part]) -> tuple[int, ...]:
-        groups = tuple(k for k, group in enumerate(self.param_groups) if group["grad_centralization"])
+        groups = self._groups.centralized()
         for layer in layout.layers:
             if layer.group in groups and layer.ndim < 3:
                 raise ValueError(
@@ -207,37 +170,48 @@ class Optimizer(ABC):
         """The parameter arrays by name, in the order gradients are given in."""
         return MappingProxyType({parameter.name: parameter.array for parameter in self._parameters})
 
+    def __copy__(self) -> "Optimizer":
+        raise TypeError(
+            "an optimizer cannot share its state with a copy; use copy.deepcopy, which copies the parameters too, "
+            "or state_dict and load_state_dict"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized")
+        kept = {key: value for key, value in vars(self).items() if key not in derived}
+        return {**kept, "_saved": [part.saved() for part in self._parts]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Addresses are those of the original's arrays: everything that holds them is made anew.
+        saved = state.pop("_saved")
+        vars(self).update(state, _parts=[])
+        self._place(self._parameters)
+        for part, values in zip(self._parts, saved, strict=True):
+            part.restore(values)
+
     # -- rates ---------------------------------------------------------------------------------------------
 
     @property
     def learning_rate(self) -> RateLike:
         """The rate of every group without one of its own, as given; assigning sets it from the next step on."""
-        return self._learning_rate
+        return self._groups.learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value: RateLike) -> None:
-        self._book.get("learning_rate", value, "learning_rate")
-        self._learning_rate = value
-        for group, own in zip(self.param_groups, self._own_rate, strict=True):
-            if not own:
-                group["lr"] = value
+        self._groups.learning_rate = value
 
     def get_lr(self) -> float | tuple[float, ...]:
         """Return the next step's rate: one number, or one per parameter where groups have rates of their own."""
-        return self._by_parameter("lr", any(self._own_rate))
+        return self._by_parameter("lr", self._groups.have_rates)
 
     def get_weight_decay(self) -> float | tuple[float, ...]:
         """Return the next step's weight decay: one number, or one per parameter where there are groups."""
         return self._by_parameter("weight_decay", len(self.param_groups) > 1)
 
     def _by_parameter(self, key: str, several: bool) -> float | tuple[float, ...]:
-        values = self._evaluate(key)
-        if not several:
-            return values[0]
-        return tuple(values[layer.group] for layer in self.layout.layers)
-
-    def _evaluate(self, key: str) -> list[float]:
-        return [self._rate(index, key)(self.global_step) for index in range(len(self.param_groups))]
+        self._groups.check()
+        values = self._groups.values(key, self.global_step)
+        return tuple(values[layer.group] for layer in self.layout.layers) if several else values[0]
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -268,11 +242,16 @@ class Optimizer(ABC):
         return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients) -> bool:
-        rates = np.array(self._evaluate("lr"))
-        decays = np.array(self._evaluate("weight_decay"))
-        wanted = tuple(k for k, group in enumerate(self.param_groups) if group["grad_centralization"])
-        if wanted != self._centralized:
+        self._groups.check()
+        rates = self._values("lr")
+        decays = self._values("weight_decay")
+        if self._groups.centralized() != self._centralized:
             self._centralized = self._centralize(self.layout, self._parts)
+        for parameter in self._parameters:
+            if not parameter.array.flags.writeable:
+                raise ValueError(
+                    f"parameter {parameter.name!r} became read-only and cannot be updated in place"
+                )
         self._gradients.update(gradients)
         for part in self._parts:
             np.take(rates, part.group_of, out=part.rates)
@@ -284,8 +263,20 @@ class Optimizer(ABC):
             self._run(part)
         for part in self._parts:
             part.steps += part.active
+            part.updated |= part.active
         self.global_step += 1
         return True
+
+    def _values(self, key: str) -> NDArray[np.float64]:
+        values = np.array(self._groups.values(key, self.global_step))
+        for part in self._parts:
+            if values.max() > part.largest and values[part.group_of].max() > part.largest:
+                index = part.group_of[values[part.group_of].argmax()]
+                raise ValueError(
+                    f"{key!r} of group {index} at step {self.global_step} is {values[index]!r}, "
+                    f"more than the {part.dtype} of its parameters can hold"
+                )
+        return values
 
     def _all_finite(self) -> bool:
         for part in self._parts:
@@ -300,6 +291,10 @@ class Optimizer(ABC):
                 'infinite or NaN; nothing was changed (nonfinite="skip" leaves such a step out)'
             )
         return bad is None
+
+    @abstractmethod
+    def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
+        """Raise unless these hyper-parameters are allowed."""
 
     @abstractmethod
     def _write_constants(self, part: Part) -> None:
@@ -323,7 +318,7 @@ class Optimizer(ABC):
         return {
             f"{quantity}/{part.layers[row].name}": float(part.norms[row, column])
             for part, row in self._slots
-            if part.steps[row] > 0 and not (adapted_only and part.scalars[row, rows.ADAPT] == 0)
+            if part.updated[row] and not (adapted_only and part.scalars[row, rows.ADAPT] == 0)
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -339,7 +334,7 @@ class Optimizer(ABC):
             "skipped_steps": self.skipped_steps,
             "numbers": {name: getattr(self, name) for name in self._number_names},
             "groups": [
-                {key: self._rate(index, key).number for key in ("lr", "weight_decay")}
+                {key: self._groups.rate(index, key).number for key in ("lr", "weight_decay")}
                 for index in range(len(self.param_groups))
             ],
             "layers": {
@@ -361,12 +356,11 @@ class Optimizer(ABC):
             for parameters with other names, shapes or dtypes; nothing has changed then.
         """
         check_state(state, self.state_dict())
+        self._check_numbers(state["numbers"])
         for name, number in state["numbers"].items():
             setattr(self, f"_{name}", number)
         for index, saved in enumerate(state["groups"]):
             self.param_groups[index].update({key: value for key, value in saved.items() if value is not None})
-            if not self._own_rate[index] and saved["lr"] is not None:
-                self._learning_rate = saved["lr"]
         self.global_step = state["global_step"]
         self.skipped_steps = state["skipped_steps"]
         for part, row in self._slots:
@@ -375,5 +369,5 @@ class Optimizer(ABC):
             for name in self._state_names:
                 part.view(name, row)[...] = layer[name]
         for part in self._parts:
-            part.norms[...] = np.nan
+            part.updated[:] = False
             self._write_constants(part)

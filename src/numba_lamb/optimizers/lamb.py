@@ -1,5 +1,6 @@
 """LAMB: Adam's direction, scaled in each layer by the ratio of weight norm to update norm."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -93,9 +94,8 @@ class Lamb(Optimizer):
         nonfinite: Nonfinite = "raise",
         num_threads: int | None = None,
     ) -> None:
-        self._beta1 = check_float("beta1", beta1, 0.0, 1.0)
-        self._beta2 = check_float("beta2", beta2, 0.0, 1.0)
-        self._eps = check_float("eps", eps, 0.0)
+        self._check_numbers({"beta1": beta1, "beta2": beta2, "eps": eps})
+        self._beta1, self._beta2, self._eps = float(beta1), float(beta2), float(eps)
         check_filter("adapt_filter", adapt_filter)
         self._adapt_filter = adapt_filter
         super().__init__(
@@ -122,6 +122,11 @@ class Lamb(Optimizer):
         """Term added to the root of the second moment."""
         return self._eps
 
+    def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
+        check_float("beta1", numbers["beta1"], 0.0, 1.0)
+        check_float("beta2", numbers["beta2"], 0.0, 1.0)
+        check_float("eps", numbers["eps"], 0.0)
+
     def _write_constants(self, part: Part) -> None:
         adapts = self._adapt_filter
         part.scalars[:, rows.ADAPT] = [adapts is None or bool(adapts(layer)) for layer in part.layers]
@@ -129,7 +134,7 @@ class Lamb(Optimizer):
         part.scalars[:, rows.COMPLEMENT1] = 1.0 - self._beta1
         part.scalars[:, rows.BETA2] = self._beta2
         part.scalars[:, rows.COMPLEMENT2] = 1.0 - self._beta2
-        part.scalars[:, rows.EPS] = self._eps
+        part.scalars[:, rows.EPS] = part.cast("eps", self._eps)
 
     def _write_step(self, part: Part, decays: NDArray[np.float64]) -> None:
         part.scalars[:, rows.DECAY] = decays

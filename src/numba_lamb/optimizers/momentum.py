@@ -1,5 +1,6 @@
 """Momentum: heavy-ball and Nesterov gradient descent with coupled decay; LARS with ratio 1."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.kernels import cpu, launch, rows
-from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_float
+from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
@@ -100,16 +101,11 @@ class Momentum(Optimizer):
         nonfinite: Nonfinite = "raise",
         num_threads: int | None = None,
     ) -> None:
-        if not isinstance(momentum, float):
-            raise TypeError(f"momentum must be a float, not {type(momentum).__name__}")
-        if not 0 <= momentum < float("inf"):
-            raise ValueError(f"momentum must be finite and >= 0, not {momentum!r}")
-        if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float):
-            raise TypeError(f"loss_scale must be an int or float, not {type(loss_scale).__name__}")
+        self._check_numbers({"momentum": momentum, "loss_scale": loss_scale})
         if not isinstance(use_nesterov, bool):
             raise TypeError(f"use_nesterov must be a bool, not {type(use_nesterov).__name__}")
         self._momentum = float(momentum)
-        self._loss_scale = check_float("loss_scale", float(loss_scale), 0.0)
+        self._loss_scale = float(loss_scale)
         self._use_nesterov = use_nesterov
         self._trust: Trust | None = None
         super().__init__(
@@ -136,13 +132,24 @@ class Momentum(Optimizer):
         """Whether the step looks ahead."""
         return self._use_nesterov
 
+    def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
+        momentum, loss_scale = numbers["momentum"], numbers["loss_scale"]
+        if not isinstance(momentum, float):
+            raise TypeError(f"momentum must be a float, not {type(momentum).__name__}")
+        if not 0 <= momentum < float("inf"):
+            raise ValueError(f"momentum must be finite and >= 0, not {momentum!r}")
+        if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float):
+            raise TypeError(f"loss_scale must be an int or float, not {type(loss_scale).__name__}")
+        if not 0 < loss_scale < float("inf"):
+            raise ValueError(f"loss_scale must be finite and > 0, not {loss_scale!r}")
+
     def _write_constants(self, part: Part) -> None:
         trust = self._trust
         part.scalars[:, rows.ADAPT] = [
             trust is not None and bool(trust.adapts(layer)) for layer in part.layers
         ]
-        part.scalars[:, rows.BETA1] = self._momentum
-        part.scalars[:, rows.RESCALE] = 1.0 / self._loss_scale
+        part.scalars[:, rows.BETA1] = part.cast("momentum", self._momentum)
+        part.scalars[:, rows.RESCALE] = part.cast("1/loss_scale", 1.0 / self._loss_scale)
         part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
         part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
 

@@ -1,6 +1,6 @@
 """A Part: the layers of one dtype with the tables and flat state buffers that kernels work on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class Part:
         state_names: Sequence[str],
     ) -> None:
         self.dtype = dtype
+        self.largest = float(np.finfo(dtype).max)
         self.indices = layout.indices(dtype)
         self.layers = [layout.layers[k] for k in self.indices]
         self.table = layout.table(dtype)
@@ -49,8 +50,9 @@ class Part:
         self.scalars = np.zeros((count, rows.SCALARS), dtype=dtype)
         self.rates = np.zeros(count)
         self.steps = np.zeros(count, dtype=np.int64)
+        self.updated = np.zeros(count, dtype=np.bool_)
         self.sums = np.zeros((chunks, 2))
-        self.norms = np.full((count, rows.NORMS), np.nan)
+        self.norms = np.zeros((count, rows.NORMS))
         self.scales = np.zeros((count, rows.SCALES), dtype=dtype)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)
         self.state: dict[str, NDArray[Any]] = {}
@@ -73,11 +75,28 @@ class Part:
 
     def adopt(self, older: "Part") -> None:
         """Take over state and steps of a part whose layers are the first of this one."""
-        kept = len(older.indices)
-        self.steps[:kept] = older.steps
-        self.norms[:kept] = older.norms
-        for name, buffer in older.state.items():
-            self.state[name][: len(buffer)] = buffer
+        self.restore(older.saved())
+
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """Return what a step leaves behind, by name; not copied."""
+        return {"steps": self.steps, "updated": self.updated, "norms": self.norms, **self.state}
+
+    def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `saved` returned, of this part or of one with the first of its layers."""
+        own = self.saved()
+        for name, array in values.items():
+            own[name][: len(array)] = array
+
+    def cast(self, name: str, value: float) -> float:
+        """Return `value` if it is finite in this part's dtype, and not 0 unless it is."""
+        with np.errstate(over="ignore", under="ignore"):
+            held = self.dtype.type(value)
+        if not np.isfinite(held) or (held == 0) != (value == 0):
+            raise ValueError(
+                f"{name} must be a normal number in {self.dtype}, the dtype of parameter "
+                f"{self.layers[0].name!r}, not {value!r}"
+            )
+        return value
 
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`."""

@@ -1,5 +1,6 @@
 """Whether a saved state fits an optimizer, told before anything is put back."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,12 @@ import numpy as np
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise unless `state` has the form of an optimizer's `own` state."""
     _check_form(state, own, "state")
+    for name, number in state["numbers"].items():
+        _require(number is not None, f"state['numbers'][{name!r}]", "a float", number)
+    for index, group in enumerate(state["groups"]):
+        for key, number in group.items():
+            fits = number is None or (math.isfinite(number) and number >= 0)
+            _require(fits, f"state['groups'][{index}][{key!r}]", "finite and >= 0", number)
 
 
 def _check_form(state: Any, own: Any, where: str) -> None:
@@ -36,7 +43,7 @@ def _check_form(state: Any, own: Any, where: str) -> None:
             found = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
             raise ValueError(f"{where} must be {own.dtype} of shape {own.shape}, not {found}")
     elif isinstance(own, int):
-        _require(type(state) is int and state >= 0, where, "an int >= 0", state)
+        _require(type(state) is int and 0 <= state < 2**63, where, "an int >= 0", state)
     elif own is None or isinstance(own, float):
         _require(state is None or type(state) is float, where, "a float or None", state)
 
