@@ -1,6 +1,6 @@
 """Exact, bit-reproducible layer-wise adaptive optimizers as Numba kernels."""
 
-from numba_lamb import schedules
+from numba_lamb import callbacks, checkpoint, schedules
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.lamb import Lamb
 from numba_lamb.optimizers.lars import Lars
@@ -10,4 +10,4 @@ LARS = Lars
 
 __version__ = "0.1.0"
 
-__all__ = ["LARS", "FlatLayout", "Lamb", "Lars", "Layer", "Momentum", "schedules"]
+__all__ = ["LARS", "FlatLayout", "Lamb", "Lars", "Layer", "Momentum", "callbacks", "checkpoint", "schedules"]

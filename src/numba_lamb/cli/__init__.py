@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from numba_lamb.cli import train
+from numba_lamb.cli import plot, train
 
 __all__ = ["main"]
 
@@ -27,9 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     SystemExit
         With 2 on wrong arguments, and with 0 after ``--help``, as `argparse` does.
     """
-    parser = argparse.ArgumentParser(prog="numba-lamb", description="Fused LAMB for NumPy arrays.")
+    parser = argparse.ArgumentParser(
+        prog="numba-lamb", description="Layer-wise adaptive optimizers and their schedules."
+    )
     commands = parser.add_subparsers(metavar="command", required=True)
     train.add_parser(commands)
+    plot.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)

@@ -205,7 +205,7 @@ class Optimizer(ABC):
         return self._by_parameter("lr", self._groups.have_rates)
 
     def get_weight_decay(self) -> float | tuple[float, ...]:
-        """Return the next step's weight decay: one number, or one per parameter where there are groups."""
+        """Return the next step's weight decay: one number, or one per parameter for several groups."""
         return self._by_parameter("weight_decay", len(self.param_groups) > 1)
 
     def _by_parameter(self, key: str, several: bool) -> float | tuple[float, ...]:

@@ -139,7 +139,7 @@ def _call(name: str, node: ast.Call, text: str) -> Any:
         keywords[keyword.arg] = _value(keyword.value, text)
     try:
         return _KNOWN[name](*arguments, **keywords)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{_source(node, text)!r}: {error}") from error
 
 

@@ -57,8 +57,8 @@ def _factor(args: str, position: int) -> float:
 class ManualAnnealingLR(BySamples):
     r"""Multiply the rate by a factor per segment of samples, ``learning_rate_schedule="manual"``.
 
-    .. math:: \eta_n = \eta \, r_k \quad \text{for } s_{k-1} < n \le s_k, \qquad \eta \, r_K \text{ for } n >
-    s_K
+    .. math::
+        \eta_n = \eta \, r_k \quad \text{for } s_{k-1} < n \le s_k, \qquad \eta \, r_K \text{ for } n > s_K
 
     Parameters
     ----------
