@@ -52,3 +52,21 @@ def stack_values(typingctx: Any, count: Any, like: Any) -> Any:
         return builder.bitcast(block, element.as_pointer())
 
     return result(count, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typingctx: Any, pointer: Any, index: Any) -> Any:
+    """Ask for the cache line of ``pointer[index]`` to be brought near; any index is allowed."""
+    if not (isinstance(pointer, types.CPointer) and isinstance(index, types.Integer)):
+        raise TypingError(f"prefetch takes a pointer and an integer, not {pointer}, {index}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte, int32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (byte,), kind)
+        line = builder.bitcast(builder.gep(args[0], [args[1]]), byte)
+        # For reading (0), to be kept in all caches (3), data rather than code (1).
+        builder.call(function, [line, int32(0), int32(3), int32(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, index), codegen

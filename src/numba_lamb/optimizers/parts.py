@@ -120,7 +120,8 @@ class Part:
     def gradient_tables(self) -> tuple[NDArray[Any], ...]:
         """The tables that say how to walk chunks and centralize gradients, in the kernels' order."""
         table = self.table
-        return (table.sizes, table.first_chunk, table.chunks, self.first_row, self.row_lengths, self.means)
+        chunked = (table.sizes, table.first_chunk, table.chunks, table.windows)
+        return (*chunked, self.first_row, self.row_lengths, self.means)
 
     def update_row_means(self, prepared: NDArray[Any], num_threads: int | None) -> None:
         """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""
