@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import llvmlite.binding
 import numpy as np
 import pytest
 
@@ -161,3 +162,29 @@ def test_processes_that_race_for_the_cache_all_succeed(tmp_path: Path) -> None:
         out, err = process.communicate()
         assert (process.returncode, out.split()[-1], err) == (0, "0.9", "")
     assert run_python(STEP, NUMBA_CACHE_DIR=str(tmp_path)) == "1 0 0.9"
+
+
+ASSEMBLY = """
+import re
+import numpy as np
+import numba_lamb as nl
+from numba_lamb.kernels import cpu_chunks
+for make in (lambda w: nl.Lamb([w], 0.1), lambda w: nl.Lars(nl.Momentum([w], 0.1, 0.9))):
+    make(np.ones(9, np.float32)).step([np.ones(9, np.float32)])
+for name in ("lamb_moments", "lamb_descend", "momentum_update", "lars_sums"):
+    (text,) = getattr(cpu_chunks, name).inspect_asm().values()
+    wide = re.findall(r"v(sqrtps|divps|fn?madd\\d+ps|fn?madd\\d+pd)\\t.*%[yz]mm", text)
+    print(name, *sorted({re.sub(r"\\d+|fn?m", "", op) for op in wide}), "prefetcht0" in text)
+"""
+
+
+def test_hot_loops_use_whole_vectors() -> None:
+    features = llvmlite.binding.get_host_cpu_features()
+    if not (features.get("avx2") and features.get("fma")):
+        pytest.skip("this CPU has no AVX2 and FMA")
+    assert run_python(ASSEMBLY, NUMBA_LAMB_CACHE="0").splitlines() == [
+        "lamb_moments addpd addps divps sqrtps True",
+        "lamb_descend addps divps sqrtps True",
+        "momentum_update addps True",
+        "lars_sums addpd True",
+    ]

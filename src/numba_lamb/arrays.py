@@ -52,6 +52,11 @@ def check_parameter(name: str, array: object) -> NDArray[Any]:
 
 def check_gradient(layer: Layer, array: object) -> NDArray[Any]:
     """Return `array` if it can be the gradient of `layer`, else raise an error that names the parameter."""
+    if type(array) is np.ndarray and array.dtype is layer.dtype and array.shape == layer.shape:
+        # The usual case in one look; whatever is unusual is told apart below.
+        flags = array.flags
+        if flags.c_contiguous and flags.aligned:
+            return array
     array = _check_storage(f"gradient of {layer.name!r}", array)
     if array.dtype != layer.dtype:
         raise TypeError(
@@ -79,12 +84,11 @@ class MemoryMap:
         self._starts = [start for start, _, _ in spans]
         self._spans = spans
 
-    def owner(self, array: NDArray[Any]) -> str | None:
-        """Return the name of a parameter that shares memory with `array`, or None."""
-        start = address_of(array)
-        # Spans do not overlap, so the last one that begins before the array's end is the only candidate.
-        position = bisect_right(self._starts, start + array.nbytes - 1) - 1
-        if array.size and position >= 0 and self._spans[position][1] > start:
+    def owner(self, start: int, length: int) -> str | None:
+        """Return the name of a parameter that lies within `length` bytes from `start`, or None."""
+        # Spans do not overlap, so the last one that begins before the end is the only candidate.
+        position = bisect_right(self._starts, start + length - 1) - 1
+        if length and position >= 0 and self._spans[position][1] > start:
             return self._spans[position][2]
         return None
 
@@ -131,11 +135,12 @@ class GradientTable:
     def _adopt(self, k: int, gradient: object) -> None:
         layer = self._layers[k]
         array = check_gradient(layer, gradient)
-        owner = self._memory.owner(array)
+        address = address_of(array)
+        owner = self._memory.owner(address, array.nbytes)
         if owner is not None:
             raise ValueError(f"gradient of {layer.name!r} shares memory with parameter {owner!r}")
         column, row = self._columns[k]
-        column[row] = address_of(array)
+        column[row] = address
         self._seen[k] = weakref.ref(array)
 
     def _by_name(self, gradients: Mapping[str, Any]) -> list[Any]:

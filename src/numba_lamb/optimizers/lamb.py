@@ -138,11 +138,20 @@ class Lamb(Optimizer):
 
     def _write_step(self, part: Part, decays: NDArray[np.float64]) -> None:
         part.scalars[:, rows.DECAY] = decays
+        steps = part.steps.tolist()
+        if steps.count(steps[0]) == len(steps):
+            part.scalars[:, rows.CORRECTION1] = rules.bias_correction(self._beta1, steps[0] + 1)
+            part.scalars[:, rows.CORRECTION2] = rules.bias_correction(self._beta2, steps[0] + 1)
+            return
         for column, beta in ((rows.CORRECTION1, self._beta1), (rows.CORRECTION2, self._beta2)):
-            part.scalars[:, column] = _by_step(part.steps, beta)
+            known = {step: rules.bias_correction(beta, step + 1) for step in set(steps)}
+            part.scalars[:, column] = [known[step] for step in steps]
 
     def _run(self, part: Part) -> None:
-        part.update_row_means(self._identity(part), self._num_threads)
+        if len(part.row_table):
+            # LAMB centralizes the gradient itself: factor 1, and no decay in it.
+            factors = np.tile(np.array([1, 0], dtype=part.dtype), (len(part.layers), 1))
+            part.update_row_means(factors, self._num_threads)
         launch.run(
             cpu.lamb_step,
             len(part.table.chunks),
@@ -156,10 +165,6 @@ class Lamb(Optimizer):
             part.scales,
         )
 
-    def _identity(self, part: Part) -> NDArray[Any]:
-        # LAMB centralizes the gradient itself: factor 1, and no decay in it.
-        return np.tile(np.array([1, 0], dtype=part.dtype), (len(part.layers), 1))
-
     def stats(self) -> dict[str, float]:
         """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.
 
@@ -171,12 +176,3 @@ class Lamb(Optimizer):
             **self._stat("weight_norm", rows.WEIGHT_NORM),
             **self._stat("update_norm", rows.UPDATE_NORM),
         }
-
-
-def _by_step(steps: NDArray[np.int64], beta: float) -> float | list[float]:
-    """Return ``1/(1-beta^t)`` for the coming step of each layer, or once where all are at one step."""
-    first = int(steps[0])
-    if (steps == first).all():
-        return float(rules.bias_correction(beta, first + 1))
-    known = {step: float(rules.bias_correction(beta, step + 1)) for step in set(steps.tolist())}
-    return [known[step] for step in steps.tolist()]

@@ -125,6 +125,5 @@ class Part:
 
     def update_row_means(self, prepared: NDArray[Any], num_threads: int | None) -> None:
         """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""
-        if len(self.row_table):
-            arguments = (self.addresses, prepared, self.row_table, self.row_lengths, self.means)
-            launch.run(cpu.row_means, len(self.table.chunks), num_threads, *arguments)
+        arguments = (self.addresses, prepared, self.row_table, self.row_lengths, self.means)
+        launch.run(cpu.row_means, len(self.table.chunks), num_threads, *arguments)
