@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from numba_lamb.cli import plot, train
+from numba_lamb.cli import bench, info, plot, train
 
 __all__ = ["main"]
 
@@ -32,7 +32,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(metavar="command", required=True)
     train.add_parser(commands)
+    bench.add_parser(commands)
     plot.add_parser(commands)
+    info.add_parser(commands)
     arguments = parser.parse_args(argv)
     try:
         status: int = arguments.run(arguments)
