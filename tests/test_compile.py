@@ -82,7 +82,11 @@ def test_an_edited_source_is_not_served_from_the_cache(tmp_path: Path) -> None:
     stamp = rules.stat()
     rules.write_text(rules.read_text().replace("fma(-scale, u, w)", "fma(+scale, u, w)"))
     os.utime(rules, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    before = {path.name for path in (tmp_path / "cache").rglob("*lamb_step*.nbc")}
     assert run_python(STEP, **environment) == "0 1 1.1"
+    after = {path.name for path in (tmp_path / "cache").rglob("*lamb_step*.nbc")}
+    assert len(after) == len(before) == 1, "the older source's code is gone"
+    assert after != before
 
 
 def test_the_source_hash_sees_every_kernel_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,11 +36,12 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any], sources: str) -> None:
         super().__init__(function)
         self._salt = f"{sources} {sorted(options.items())}"
+        self._prefix = f"{self._impl.filename_base}.{sources[:8]}-"
 
     def _path(self, signature: Any, codegen: Any) -> str:
         key = f"{self._index_key(signature, codegen)} {self._salt}"
         digest = hashlib.sha256(key.encode()).hexdigest()[:24]
-        return os.path.join(self.cache_path, f"{self._impl.filename_base}.{digest}.nbc")
+        return os.path.join(self.cache_path, f"{self._prefix}{digest}.nbc")
 
     def _load_overload(self, signature: Any, target: Any) -> Any:
         if not self._enabled:
@@ -63,7 +64,14 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
             self._impl.locator.ensure_cache_path()
             Path(beside).write_bytes(dumps(self._impl.reduce(result)))
             os.replace(beside, path)
+            self._forget_older_sources()
         except OSError:
             # A full disk or a folder that turned read-only: this process goes on without a cache.
             self.disable()
             Path(beside).unlink(missing_ok=True)
+
+    def _forget_older_sources(self) -> None:
+        base = f"{self._impl.filename_base}."
+        for name in os.listdir(self.cache_path):
+            if name.startswith(base) and name.endswith(".nbc") and not name.startswith(self._prefix):
+                Path(self.cache_path, name).unlink(missing_ok=True)
