@@ -30,7 +30,38 @@ def train_table(results: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Mean and range over {seeds} seeds. {results['summary']}"])
 
 
-SECTIONS = {"train": train_table}
+def bench_table(results: dict[str, Any]) -> str:
+    """Return each competitor's time over that of fused AdamW, profile by profile, and where it was measured."""
+    rows = results["rows"]
+    profiles = list(dict.fromkeys(row["profile"] for row in rows))
+    fullest = max(profiles, key=lambda profile: sum(row["profile"] == profile for row in rows))
+    labels = {row["name"]: row["label"] for row in rows if row["profile"] == fullest}
+    lines = [
+        f"| | bytes per parameter | {' | '.join(profiles)} |",
+        "| --- | ---: |" + " ---: |" * len(profiles),
+    ]
+    for name, label in labels.items():
+        cells = {row["profile"]: row for row in rows if row["name"] == name}
+        shown = [f"{cells[p]['ratio_to_fused_adamw']:.2f}" if p in cells else "" for p in profiles]
+        one = next(iter(cells.values()))
+        ours = one["version"] == results["versions"]["numba-lamb"]
+        named = label if ours or name in ("copy", "sweep") else f"{label} {one['version']}"
+        lines.append(f"| {named} | {one['bytes_per_param']} | {' | '.join(shown)} |")
+    machine, versions = results["machine"], results["versions"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Time of a step over that of PyTorch's fused AdamW, median of the ratios within {results['rounds']} "
+            f'rounds; "propagate" and "raise" are values of `nonfinite`. '
+            f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {results['threads']} threads, "
+            f"{machine['system']}; Python {versions['python']}, Numba {versions['numba']}, NumPy "
+            f"{versions['numpy']}; {results['date'][:10]}.",
+        ]
+    )
+
+
+SECTIONS = {"train": train_table, "bench": bench_table}
 
 
 def render(page: str) -> str:
