@@ -24,7 +24,8 @@ class Lars(Momentum):
 
     (Nesterov as in `Momentum`); other layers take a plain momentum step without decay. The variants put the
     rate inside the buffer: :math:`v \leftarrow \mu v + \eta r (g + \lambda w)`, :math:`w \leftarrow w - v`.
-    ``"paper"`` has no :math:`\epsilon`; ``"paddle"`` takes :math:`r = 1` where :math:`\lambda` or either norm
+    ``"paper"`` has no :math:`\epsilon` (its rate is ``schedules.PolynomialDecayLR(lr, 0.0, T, power=2.0)``);
+    ``"paddle"`` takes :math:`r = 1` where :math:`\lambda` or either norm
     is 0.
 
     Parameters
