@@ -64,7 +64,7 @@ def number(model: dict[str, Any], value: float) -> float:
     return float32(value) if model["dtype"] is np.float32 else value
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(model=models, steps=st.integers(1, 4))
 def test_lamb_follows_the_reference(model: dict[str, Any], steps: int) -> None:
     rng = np.random.default_rng(model["seed"])
@@ -103,7 +103,7 @@ lars_options = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(model=models, options=lars_options, steps=st.integers(1, 4))
 def test_lars_and_momentum_follow_the_reference(
     model: dict[str, Any], options: dict[str, Any], steps: int
