@@ -114,19 +114,24 @@ class GradientTable:
         self._columns = columns
         self._seen: list[Any] = [_nothing] * len(layers)
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
+        self.complete = False
+        """Whether the last update had a gradient for every layer."""
 
     def update(self, gradients: Any) -> None:
         """Write the addresses of `gradients`; a gradient that is None gets address 0."""
         named = isinstance(gradients, Mapping)
         ordered = self._by_name(gradients) if named else self._by_position(gradients)
         seen = self._seen
+        complete = True
         for k, gradient in enumerate(ordered):
             if gradient is None:
+                complete = False
                 seen[k] = _nothing
                 column, row = self._columns[k]
                 column[row] = 0
             elif seen[k]() is not gradient:
                 self._adopt(k, gradient)
+        self.complete = complete
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""

@@ -140,6 +140,7 @@ class Optimizer(ABC):
         self._slots = slots
         self._parts = parts
         self._parameters = parameters
+        self._arrays = [parameter.array for parameter in parameters]
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
         self._gradients = GradientTable(
@@ -177,7 +178,7 @@ class Optimizer(ABC):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized")
+        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized", "_arrays")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
         return {**kept, "_saved": [part.saved() for part in self._parts]}
 
@@ -247,31 +248,34 @@ class Optimizer(ABC):
         decays = self._values("weight_decay")
         if self._groups.centralized() != self._centralized:
             self._centralized = self._centralize(self.layout, self._parts)
-        for parameter in self._parameters:
-            if not parameter.array.flags.writeable:
-                raise ValueError(
-                    f"parameter {parameter.name!r} became read-only and cannot be updated in place"
-                )
+        for array in self._arrays:
+            if not array.flags.writeable:
+                name = next(p.name for p in self._parameters if p.array is array)
+                raise ValueError(f"parameter {name!r} became read-only and cannot be updated in place")
         self._gradients.update(gradients)
         for part in self._parts:
-            np.take(rates, part.group_of, out=part.rates)
-            self._write_step(part, decays[part.group_of] * part.decayed)
+            if part.written_rates != rates:
+                part.rates[:] = np.array(rates)[part.group_of]
+                part.written_rates = rates
+            if part.written_decays != decays:
+                self._write_decays(part, np.array(decays)[part.group_of] * part.decayed)
+                part.written_decays = decays
+            self._write_step(part)
         if self._nonfinite != "propagate" and not self._all_finite():
             self.skipped_steps += 1
             return False
         for part in self._parts:
             self._run(part)
         for part in self._parts:
-            part.steps += part.active
-            part.updated |= part.active
+            part.count_step(self._gradients.complete)
         self.global_step += 1
         return True
 
-    def _values(self, key: str) -> NDArray[np.float64]:
-        values = np.array(self._groups.values(key, self.global_step))
+    def _values(self, key: str) -> list[float]:
+        values = self._groups.values(key, self.global_step)
         for part in self._parts:
-            if values.max() > part.largest and values[part.group_of].max() > part.largest:
-                index = part.group_of[values[part.group_of].argmax()]
+            if max(values) > part.largest and max(values[k] for k in part.group_of) > part.largest:
+                index = max(part.group_of.tolist(), key=values.__getitem__)
                 raise ValueError(
                     f"{key!r} of group {index} at step {self.global_step} is {values[index]!r}, "
                     f"more than the {part.dtype} of its parameters can hold"
@@ -301,8 +305,11 @@ class Optimizer(ABC):
         """Write what stays the same from step to step into the scalar rows of `part`."""
 
     @abstractmethod
-    def _write_step(self, part: Part, decays: NDArray[np.float64]) -> None:
-        """Write what this step changes into the scalar rows of `part`; `decays` has each layer's weight decay."""
+    def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
+        """Write each layer's weight decay into the scalar rows of `part`."""
+
+    def _write_step(self, part: Part) -> None:  # noqa: B027  (Momentum has nothing that counts steps)
+        """Write what every step changes into the scalar rows of `part`."""
 
     @abstractmethod
     def _run(self, part: Part) -> None:
@@ -370,4 +377,5 @@ class Optimizer(ABC):
                 part.view(name, row)[...] = layer[name]
         for part in self._parts:
             part.updated[:] = False
+            part.forget_written()
             self._write_constants(part)

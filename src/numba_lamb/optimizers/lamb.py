@@ -136,13 +136,15 @@ class Lamb(Optimizer):
         part.scalars[:, rows.COMPLEMENT2] = 1.0 - self._beta2
         part.scalars[:, rows.EPS] = part.cast("eps", self._eps)
 
-    def _write_step(self, part: Part, decays: NDArray[np.float64]) -> None:
+    def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
         part.scalars[:, rows.DECAY] = decays
-        steps = part.steps.tolist()
-        if steps.count(steps[0]) == len(steps):
-            part.scalars[:, rows.CORRECTION1] = rules.bias_correction(self._beta1, steps[0] + 1)
-            part.scalars[:, rows.CORRECTION2] = rules.bias_correction(self._beta2, steps[0] + 1)
+
+    def _write_step(self, part: Part) -> None:
+        if part.common_step is not None:
+            part.scalars[:, rows.CORRECTION1] = rules.bias_correction(self._beta1, part.common_step + 1)
+            part.scalars[:, rows.CORRECTION2] = rules.bias_correction(self._beta2, part.common_step + 1)
             return
+        steps = part.steps.tolist()
         for column, beta in ((rows.CORRECTION1, self._beta1), (rows.CORRECTION2, self._beta2)):
             known = {step: rules.bias_correction(beta, step + 1) for step in set(steps)}
             part.scalars[:, column] = [known[step] for step in steps]

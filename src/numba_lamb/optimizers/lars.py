@@ -123,3 +123,4 @@ class Lars(Momentum):
         )
         for part in self._parts:
             self._write_constants(part)
+            part.forget_written()

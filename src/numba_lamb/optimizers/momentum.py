@@ -153,7 +153,7 @@ class Momentum(Optimizer):
         part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
         part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
 
-    def _write_step(self, part: Part, decays: NDArray[np.float64]) -> None:
+    def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
         part.scalars[:, rows.DECAY] = decays
         if self._trust is not None:
             # A layer that LARS passes over is not decayed either.

@@ -51,6 +51,7 @@ class Part:
         self.rates = np.zeros(count)
         self.steps = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.bool_)
+        self.forget_written()
         self.sums = np.zeros((chunks, 2))
         self.norms = np.zeros((count, rows.NORMS))
         self.scales = np.zeros((count, rows.SCALES), dtype=dtype)
@@ -86,6 +87,26 @@ class Part:
         own = self.saved()
         for name, array in values.items():
             own[name][: len(array)] = array
+        self.forget_written()
+
+    def forget_written(self) -> None:
+        """Have the next step write its rates and decays anew, and count the layers' steps."""
+        self.written_rates: list[float] = []
+        self.written_decays: list[float] = []
+        first = int(self.steps[0])
+        self.common_step: int | None = first if (self.steps == first).all() else None
+
+    def count_step(self, complete: bool) -> None:
+        """Count a step of the layers that had a gradient, which are all where `complete`."""
+        if complete and self.common_step is not None:
+            self.steps += 1
+            self.updated[:] = True
+            self.common_step += 1
+        else:
+            self.steps += self.active
+            self.updated |= self.active
+            first = int(self.steps[0])
+            self.common_step = first if (self.steps == first).all() else None
 
     def cast(self, name: str, value: float) -> float:
         """Return `value` if it is finite in this part's dtype, and not 0 unless it is."""
