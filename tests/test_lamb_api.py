@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 import numba_lamb as nl
 from helpers import frozen, snapshot
 from numba_lamb import checkpoint
+from numba_lamb.kernels import launch
 from numba_lamb.schedules import WarmUpLR
 
 
@@ -798,3 +800,45 @@ def test_optimizers_are_freed_with_their_arrays():
     del opt
     gc.collect()
     assert released == [(11,), (11,)]
+
+
+class Lazy(Mapping):
+    """A mapping that makes a new array whenever it is asked."""
+
+    def __init__(self, gradients):
+        self.gradients = gradients
+
+    def __getitem__(self, name):
+        return self.gradients[name].copy()
+
+    def __iter__(self):
+        return iter(self.gradients)
+
+    def __len__(self):
+        return len(self.gradients)
+
+
+TEMPORARY = {
+    "generator": lambda gradients: (gradient.copy() for gradient in gradients.values()),
+    "lazy mapping": Lazy,
+}
+
+
+@pytest.mark.parametrize("temporary", TEMPORARY.values(), ids=TEMPORARY)
+def test_gradients_that_nobody_else_holds_live_through_the_step(temporary, monkeypatch):
+    gradients = {"w": np.linspace(-1, 1, 200_000, dtype=np.float32), "x": ones(300_000)}
+    params, twins = ({name: np.ones_like(g) for name, g in gradients.items()} for _ in range(2))
+    opt, twin = nl.Lamb(params, 0.1), nl.Lamb(twins, 0.1)
+    alive = []
+    real = launch.run
+
+    def watched(*arguments):
+        alive.append([seen() is not None for seen in opt._gradients._seen])
+        real(*arguments)
+
+    twin.step(gradients)
+    monkeypatch.setattr(launch, "run", watched)
+    opt.step(temporary(gradients))
+    assert alive
+    assert all(all(each) for each in alive)
+    assert frozen(params) == frozen(twins)

@@ -837,3 +837,12 @@ def test_gradients_beside_a_parameter_are_taken_and_overlapping_ones_not(start):
         with pytest.raises(ValueError, match="gradient of 'far' shares memory with parameter 'w'"):
             opt.step([ones(4), buffer[start : start + 4]])
         assert buffer.tolist() == [1] * 12
+
+
+def test_a_state_whose_numbers_the_parameters_cannot_hold_changes_nothing(pair):
+    state = pair.opt.state_dict()
+    state["numbers"]["eps"] = 1e-60
+    state["layers"]["w"]["m"][:] = 7
+    state["global_step"] = 9
+    pair.refuses(ValueError, "eps .*float32", lambda opt: opt.load_state_dict(state))
+    pair.goes_on_as_the_twin()

@@ -116,7 +116,33 @@ def launch_kernels() -> list[object]:
 
 
 def test_the_lock_is_new_after_a_fork() -> None:
-    held = launch._lock
-    launch._renew_lock()
-    assert launch._lock is not held
+    held, serial = launch._lock, launch._serial_only
+    try:
+        launch._after_fork()
+        assert launch._lock is not held
+    finally:
+        launch._serial_only = serial
     assert isinstance(launch._lock, type(threading.Lock()))
+
+
+FOREIGN = """
+import os
+import numba, numpy as np, numba_lamb as nl
+
+@numba.njit(parallel=True)
+def foreign(values):
+    for k in numba.prange(values.shape[0]):
+        values[k] += 1
+
+foreign(np.zeros(1000))
+pid = os.fork()
+if pid == 0:
+    w = np.ones(300_000, dtype=np.float32)
+    nl.Lamb([w], 0.01, num_threads=2).step([np.full(300_000, 0.1, dtype=np.float32)])
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+def test_a_process_forked_after_somebody_elses_parallel_region_takes_a_step() -> None:
+    assert run_python(FOREIGN, NUMBA_THREADING_LAYER="omp", NUMBA_NUM_THREADS="2") == "0"

@@ -117,8 +117,8 @@ class GradientTable:
         self.complete = False
         """Whether the last update had a gradient for every layer."""
 
-    def update(self, gradients: Any) -> None:
-        """Write the addresses of `gradients`; a gradient that is None gets address 0."""
+    def update(self, gradients: Any) -> Sequence[Any]:
+        """Write the addresses of `gradients`, 0 for None, and return what must be held while they are used."""
         named = isinstance(gradients, Mapping)
         ordered = self._by_name(gradients) if named else self._by_position(gradients)
         seen = self._seen
@@ -132,6 +132,7 @@ class GradientTable:
             elif seen[k]() is not gradient:
                 self._adopt(k, gradient)
         self.complete = complete
+        return ordered
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""

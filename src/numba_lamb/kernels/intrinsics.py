@@ -1,7 +1,4 @@
-"""The only low-level code: exact fused multiply-add, addresses as pointers, lane accumulators.
-
-Everything here is CPU code generation; the CUDA twins keep their own file of the same names.
-"""
+"""The only low-level code: fused multiply-add, addresses as pointers, stack memory, prefetch; for the CPU."""
 
 from typing import Any
 

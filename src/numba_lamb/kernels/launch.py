@@ -3,9 +3,9 @@
 The twins of a kernel give the same bits, so the choice is about time and safety alone:
 
 * one thread, or little work: the serial twin, which starts no threading layer;
-* a process forked from one whose OpenMP threads have run: the serial twin, because GNU OpenMP ends such a
-  process when it enters a parallel region;
-* otherwise the threaded twin, under a lock where the threading layer aborts on concurrent calls.
+* a process forked from one in which Numba's OpenMP layer was up, whoever called it: the serial twin, because
+  GNU OpenMP ends such a process when it enters a parallel region;
+* otherwise the threaded twin, one call at a time, because a threading layer may abort on concurrent calls.
 """
 
 import os
@@ -21,17 +21,22 @@ PARALLEL_FROM = 16
 """Chunks from which threads are used: below it, waking them costs more than they save."""
 
 _lock = threading.Lock()
-_first_parallel_pid: int | None = None
+_serial_only = False
 
 
-def _renew_lock() -> None:
+def _after_fork() -> None:
+    global _lock, _serial_only
     # A thread of the parent may have held the lock at the fork; the child has no such thread.
-    global _lock
     _lock = threading.Lock()
+    try:
+        layer = str(numba.threading_layer())
+    except ValueError:
+        return  # no threading layer was up
+    _serial_only = _serial_only or layer == "omp"
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def thread_limit() -> int:
@@ -69,9 +74,8 @@ def thread_count(num_threads: int | None) -> int:
 
 def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -> None:
     """Call `kernel` with `arguments`, on threads where there is work for them (`chunks`) and they are safe."""
-    global _first_parallel_pid
     threads = thread_count(num_threads)
-    if threads == 1 or chunks < PARALLEL_FROM or _forked_from_openmp():
+    if threads == 1 or chunks < PARALLEL_FROM or _serial_only:
         kernel.serial(*arguments)
         return
     # Held for every layer, not for workqueue alone: which one runs is known only after the first call.
@@ -82,11 +86,3 @@ def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -
             kernel.parallel(*arguments)
         finally:
             numba.set_num_threads(before)
-        if _first_parallel_pid is None:
-            _first_parallel_pid = os.getpid()
-
-
-def _forked_from_openmp() -> bool:
-    if _first_parallel_pid is None or _first_parallel_pid == os.getpid():
-        return False
-    return str(numba.threading_layer()) == "omp"

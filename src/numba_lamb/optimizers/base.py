@@ -34,16 +34,14 @@ def decayed_by_name(layer: Layer) -> bool:
     return "beta" not in layer.name and "gamma" not in layer.name
 
 
-def check_float(name: str, value: object, low: float, high: float = math.inf) -> float:
-    """Return `value` if it is a float strictly between `low` and `high`, else raise."""
+def check_float(name: str, value: object, *, zero: bool = False, below: float = math.inf) -> None:
+    """Raise unless `value` is a float above 0 (or 0 itself, with `zero`) and less than `below`."""
     if not isinstance(value, float):
         raise TypeError(f"{name} must be a float, not {type(value).__name__}")
-    if not low < value < high:
-        allowed = (
-            f"> {low:g} and finite" if high == math.inf else f"between {low:g} and {high:g}, both excluded"
-        )
+    if not (0 < value < below or (zero and value == 0)):
+        sign = ">=" if zero else ">"
+        allowed = f"{sign} 0 and finite" if below == math.inf else f"between 0 and {below:g}, both excluded"
         raise ValueError(f"{name} must be {allowed}, not {value!r}")
-    return float(value)
 
 
 def check_filter(name: str, layer_filter: object) -> None:
@@ -252,7 +250,8 @@ class Optimizer(ABC):
             if not array.flags.writeable:
                 name = next(p.name for p in self._parameters if p.array is array)
                 raise ValueError(f"parameter {name!r} became read-only and cannot be updated in place")
-        self._gradients.update(gradients)
+        # Held by name until the kernels are done: a generator's arrays are held by nobody else.
+        held = self._gradients.update(gradients)
         for part in self._parts:
             if part.written_rates != rates:
                 part.rates[:] = np.array(rates)[part.group_of]
@@ -266,6 +265,7 @@ class Optimizer(ABC):
             return False
         for part in self._parts:
             self._run(part)
+        del held
         for part in self._parts:
             part.count_step(self._gradients.complete)
         self.global_step += 1
@@ -334,6 +334,9 @@ class Optimizer(ABC):
         Numbers (hyper-parameters, constant rates and decays) travel with the state; schedules, tables and
         filters stay with the optimizer they were given to.
         """
+        return self._state(lambda view: view.copy())
+
+    def _state(self, taken: Callable[[NDArray[Any]], NDArray[Any]]) -> dict[str, Any]:
         return {
             "format_version": 1,
             "optimizer": type(self).__name__,
@@ -347,7 +350,7 @@ class Optimizer(ABC):
             "layers": {
                 part.layers[row].name: {
                     "step": int(part.steps[row]),
-                    **{name: part.view(name, row).copy() for name in self._state_names},
+                    **{name: taken(part.view(name, row)) for name in self._state_names},
                 }
                 for part, row in self._slots
             },
@@ -362,10 +365,15 @@ class Optimizer(ABC):
             If `state` is another optimizer's or format version's, or made for another number of groups or
             for parameters with other names, shapes or dtypes; nothing has changed then.
         """
-        check_state(state, self.state_dict())
+        check_state(state, self._state(lambda view: view))
         self._check_numbers(state["numbers"])
-        for name, number in state["numbers"].items():
-            setattr(self, f"_{name}", number)
+        before = {name: getattr(self, name) for name in self._number_names}
+        try:
+            self._set_numbers(state["numbers"])
+        except ValueError:
+            # The parameters' dtype cannot hold one of them.
+            self._set_numbers(before)
+            raise
         for index, saved in enumerate(state["groups"]):
             self.param_groups[index].update({key: value for key, value in saved.items() if value is not None})
         self.global_step = state["global_step"]
@@ -378,4 +386,9 @@ class Optimizer(ABC):
         for part in self._parts:
             part.updated[:] = False
             part.forget_written()
+
+    def _set_numbers(self, numbers: Mapping[str, float]) -> None:
+        for name, number in numbers.items():
+            setattr(self, f"_{name}", number)
+        for part in self._parts:
             self._write_constants(part)

@@ -123,9 +123,9 @@ class Lamb(Optimizer):
         return self._eps
 
     def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
-        check_float("beta1", numbers["beta1"], 0.0, 1.0)
-        check_float("beta2", numbers["beta2"], 0.0, 1.0)
-        check_float("eps", numbers["eps"], 0.0)
+        check_float("beta1", numbers["beta1"], below=1.0)
+        check_float("beta2", numbers["beta2"], below=1.0)
+        check_float("eps", numbers["eps"])
 
     def _write_constants(self, part: Part) -> None:
         adapts = self._adapt_filter

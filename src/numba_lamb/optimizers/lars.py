@@ -2,9 +2,10 @@
 
 from typing import Literal
 
+from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
-from numba_lamb.optimizers.base import LayerFilter, check_filter
-from numba_lamb.optimizers.momentum import Momentum, Trust
+from numba_lamb.optimizers.base import LayerFilter, check_filter, check_float
+from numba_lamb.optimizers.momentum import Momentum
 
 
 def adapted_by_name(layer: Layer) -> bool:
@@ -96,11 +97,8 @@ class Lars(Momentum):
             raise ValueError(f"variant must be 'mindspore', 'paper' or 'paddle', not {variant!r}")
         if epsilon is None:
             epsilon = 1e-5 if variant == "mindspore" else 0.0
-        for name, value in (("epsilon", epsilon), ("coefficient", coefficient)):
-            if not isinstance(value, float):
-                raise TypeError(f"{name} must be a float, not {type(value).__name__}")
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be finite and >= 0, not {value!r}")
+        check_float("epsilon", epsilon, zero=True)
+        check_float("coefficient", coefficient, zero=True)
         if not isinstance(use_clip, bool):
             raise TypeError(f"use_clip must be a bool, not {type(use_clip).__name__}")
         if variant == "paper" and epsilon:
@@ -113,14 +111,12 @@ class Lars(Momentum):
             adapts(layer)  # a filter that fails does so here, before the wrapped optimizer changes
         # One state under two names: whoever kept the wrapped optimizer sees the same steps.
         self.__dict__ = optimizer.__dict__
-        self._trust = Trust(
-            adapts=adapts,
-            coefficient=float(coefficient),
-            epsilon=float(epsilon),
-            clip=use_clip,
-            rate_inside=variant != "mindspore",
-            guarded=variant == "paddle",
-        )
+        self._adapts = adapts
+        self._trust[rows.COEFFICIENT] = coefficient
+        self._trust[rows.EPSILON] = epsilon
+        self._trust[rows.CLIP] = use_clip
+        self._trust[rows.RATE_INSIDE] = variant != "mindspore"
+        self._trust[rows.GUARDED] = variant == "paddle"
         for part in self._parts:
             self._write_constants(part)
             part.forget_written()

@@ -1,28 +1,15 @@
 """Momentum: heavy-ball and Nesterov gradient descent with coupled decay; LARS with ratio 1."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.kernels import cpu, launch, rows
-from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
+from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_float
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
-
-
-@dataclass(frozen=True)
-class Trust:
-    """What turns Momentum into LARS: which layers adapt, and how their ratio is made and used."""
-
-    adapts: LayerFilter
-    coefficient: float
-    epsilon: float
-    clip: bool
-    rate_inside: bool
-    guarded: bool
 
 
 class Momentum(Optimizer):
@@ -107,7 +94,9 @@ class Momentum(Optimizer):
         self._momentum = float(momentum)
         self._loss_scale = float(loss_scale)
         self._use_nesterov = use_nesterov
-        self._trust: Trust | None = None
+        # What Lars sets: which layers adapt, and how their ratio is made.
+        self._adapts: LayerFilter | None = None
+        self._trust = np.zeros(rows.TRUST)
         super().__init__(
             params,
             learning_rate,
@@ -133,21 +122,15 @@ class Momentum(Optimizer):
         return self._use_nesterov
 
     def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
-        momentum, loss_scale = numbers["momentum"], numbers["loss_scale"]
-        if not isinstance(momentum, float):
-            raise TypeError(f"momentum must be a float, not {type(momentum).__name__}")
-        if not 0 <= momentum < float("inf"):
-            raise ValueError(f"momentum must be finite and >= 0, not {momentum!r}")
+        loss_scale = numbers["loss_scale"]
+        check_float("momentum", numbers["momentum"], zero=True)
         if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float):
             raise TypeError(f"loss_scale must be an int or float, not {type(loss_scale).__name__}")
-        if not 0 < loss_scale < float("inf"):
-            raise ValueError(f"loss_scale must be finite and > 0, not {loss_scale!r}")
+        check_float("loss_scale", float(loss_scale))
 
     def _write_constants(self, part: Part) -> None:
-        trust = self._trust
-        part.scalars[:, rows.ADAPT] = [
-            trust is not None and bool(trust.adapts(layer)) for layer in part.layers
-        ]
+        adapts = self._adapts
+        part.scalars[:, rows.ADAPT] = [adapts is not None and bool(adapts(layer)) for layer in part.layers]
         part.scalars[:, rows.BETA1] = part.cast("momentum", self._momentum)
         part.scalars[:, rows.RESCALE] = part.cast("1/loss_scale", 1.0 / self._loss_scale)
         part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
@@ -155,7 +138,7 @@ class Momentum(Optimizer):
 
     def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
         part.scalars[:, rows.DECAY] = decays
-        if self._trust is not None:
+        if self._adapts is not None:
             # A layer that LARS passes over is not decayed either.
             part.scalars[:, rows.DECAY] *= part.scalars[:, rows.ADAPT]
 
@@ -163,13 +146,6 @@ class Momentum(Optimizer):
         if len(part.row_table):
             factors = part.scalars[:, [rows.RESCALE, rows.DECAY]]
             part.update_row_means(np.ascontiguousarray(factors), self._num_threads)
-        trust = np.zeros(rows.TRUST)
-        if self._trust is not None:
-            trust[rows.COEFFICIENT] = self._trust.coefficient
-            trust[rows.EPSILON] = self._trust.epsilon
-            trust[rows.CLIP] = self._trust.clip
-            trust[rows.RATE_INSIDE] = self._trust.rate_inside
-            trust[rows.GUARDED] = self._trust.guarded
         launch.run(
             cpu.lars_step,
             len(part.table.chunks),
@@ -177,7 +153,7 @@ class Momentum(Optimizer):
             part.addresses,
             part.scalars,
             part.rates,
-            trust,
+            self._trust,
             *part.gradient_tables,
             part.sums,
             part.norms,

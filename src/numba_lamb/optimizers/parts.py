@@ -63,12 +63,6 @@ class Part:
             self.addresses[:, column] = address_of(buffer) + self.table.offsets * dtype.itemsize
         self.centralize(())
 
-    @property
-    def active(self) -> NDArray[np.bool_]:
-        """Which layers had a gradient in the last update of the addresses."""
-        active: NDArray[np.bool_] = self.addresses[:, rows.GRADIENT] != 0
-        return active
-
     def view(self, name: str, row: int) -> NDArray[Any]:
         """Return the state `name` of one layer, shaped as its parameter."""
         layer = self.layers[row]
@@ -90,11 +84,14 @@ class Part:
         self.forget_written()
 
     def forget_written(self) -> None:
-        """Have the next step write its rates and decays anew, and count the layers' steps."""
+        """Have the next step write its rates and decays anew, and look at the layers' steps again."""
         self.written_rates: list[float] = []
         self.written_decays: list[float] = []
+        self.common_step = self._find_common_step()
+
+    def _find_common_step(self) -> int | None:
         first = int(self.steps[0])
-        self.common_step: int | None = first if (self.steps == first).all() else None
+        return first if (self.steps == first).all() else None
 
     def count_step(self, complete: bool) -> None:
         """Count a step of the layers that had a gradient, which are all where `complete`."""
@@ -103,10 +100,10 @@ class Part:
             self.updated[:] = True
             self.common_step += 1
         else:
-            self.steps += self.active
-            self.updated |= self.active
-            first = int(self.steps[0])
-            self.common_step = first if (self.steps == first).all() else None
+            active = self.addresses[:, rows.GRADIENT] != 0
+            self.steps += active
+            self.updated |= active
+            self.common_step = self._find_common_step()
 
     def cast(self, name: str, value: float) -> float:
         """Return `value` if it is finite in this part's dtype, and not 0 unless it is."""
