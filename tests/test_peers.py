@@ -41,7 +41,7 @@ def assert_close(found: dict[str, np.ndarray], expected: dict[str, Any], limit: 
         assert relative_to_largest(found[name], np.asarray(expected[name])) <= limit, name
 
 
-def with_torch(make: Any) -> dict[str, np.ndarray]:
+def with_torch(make: Any, max_grad_norm: float | None = None) -> dict[str, np.ndarray]:
     torch = pytest.importorskip("torch", reason="the peers extra is not installed")
     arrays, steps = model(np.float64)
     params = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in arrays.items()}
@@ -49,6 +49,8 @@ def with_torch(make: Any) -> dict[str, np.ndarray]:
     for gradients in steps:
         for name, param in params.items():
             param.grad = torch.from_numpy(gradients[name].copy())
+        if max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(params.values(), max_grad_norm)
         opt.step()
     return {name: param.detach().numpy() for name, param in params.items()}
 
@@ -81,6 +83,58 @@ def test_lamb_is_timms() -> None:
         lambda torch, p: lamb(p, lr=0.02, weight_decay=0.05, max_grad_norm=None, always_adapt=True)
     )
     assert_close(found, expected, 1e-13)
+
+
+def test_clipping_is_timms() -> None:
+    lamb = timm_lamb()
+    # 0.1 clips every step; timm compares and divides without an addend, as here.
+    found = ours(
+        lambda params: nl.Lamb(
+            params, 0.02, weight_decay=0.05, decay_filter=lambda layer: True, max_grad_norm=0.1
+        )
+    )
+    expected = with_torch(
+        lambda torch, p: lamb(p, lr=0.02, weight_decay=0.05, max_grad_norm=0.1, always_adapt=True)
+    )
+    assert_close(found, expected, 1e-13)
+
+
+@pytest.mark.parametrize("limit", [0.25, 100.0])
+def test_clipping_is_torchs_up_to_the_1e_6_it_adds(limit: float) -> None:
+    found = ours(
+        lambda params: nl.Lamb(
+            params, 0.02, eps=1e-8, weight_decay=0.05, adapt_filter=lambda layer: False, max_grad_norm=limit
+        )
+    )
+    expected = with_torch(lambda torch, p: torch.optim.AdamW(p, lr=0.02, eps=1e-8, weight_decay=0.05), limit)
+    assert_close(found, expected, 1e-6)
+    found = ours(
+        lambda params: nl.Momentum(
+            params, 0.02, 0.9, weight_decay=0.05, decay_filter=lambda layer: True, max_grad_norm=limit
+        )
+    )
+    expected = with_torch(
+        lambda torch, p: torch.optim.SGD(p, lr=0.02, momentum=0.9, weight_decay=0.05), limit
+    )
+    assert_close(found, expected, 1e-6)
+
+
+def test_clipping_is_optaxs() -> None:
+    optax = pytest.importorskip("optax", reason="the peers extra is not installed")
+    jax = pytest.importorskip("jax", reason="the peers extra is not installed")
+    params, steps = model(np.float32)
+    opt = optax.chain(optax.clip_by_global_norm(0.25), optax.lamb(0.02, weight_decay=0.05, eps=1e-6))
+    state = opt.init(params)
+    for gradients in steps:
+        updates, state = opt.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+    found = ours(
+        lambda given: nl.Lamb(
+            given, 0.02, weight_decay=0.05, decay_filter=lambda layer: True, max_grad_norm=0.25
+        ),
+        np.float32,
+    )
+    assert_close(found, jax.tree_util.tree_map(np.asarray, params), 2e-6)
 
 
 def timm_lamb() -> Any:

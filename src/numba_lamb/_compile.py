@@ -38,21 +38,21 @@ class _CacheState:
     def __init__(self) -> None:
         self.folder: str | None = None
         self.reason: str | None = None
-        self._sources: str | None = None
+        self.sources: str | None = None
         if os.environ.get("NUMBA_LAMB_CACHE", "1") == "0":
             self.reason = "turned off by NUMBA_LAMB_CACHE=0"
             return
         try:
-            self._sources = _cache.source_hash()
+            self.sources = _cache.source_hash()
         except OSError as error:
             self.reason = f"kernel sources cannot be read ({error})"
 
     def attach(self, dispatcher: Any, options: dict[str, Any]) -> None:
         """Give `dispatcher` an on-disk cache where there is a folder to write one."""
-        if self._sources is None:
+        if self.sources is None:
             return
         try:
-            dispatcher._cache = _cache.KernelCache(dispatcher.py_func, options, self._sources)
+            dispatcher._cache = _cache.KernelCache(dispatcher.py_func, options, self.sources)
         except RuntimeError as error:
             # Numba raises this at import time where no cache folder is writable.
             self.reason = str(error)
@@ -66,6 +66,13 @@ cache_state = _CacheState()
 def cpu_function(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call; LLVM inlines it."""
     return njit(**_OPTIONS)(function)
+
+
+def cuda_function(function: Callable[..., Any]) -> Any:
+    """Compile a function that CUDA kernels call, at the call: so a kernel compiles with no GPU in the machine."""
+    from numba import cuda  # costs every import a fifth of a second, and only CUDA users need it
+
+    return cuda.jit(device=True, inline="always")(function)
 
 
 def cpu_kernel(function: Callable[..., Any]) -> Kernel:

@@ -4,10 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from numba_lamb.arrays import check_parameter
+from numba_lamb.arrays import Storage, check_parameter, is_array
 
 GROUP_KEYS = ("params", "lr", "weight_decay", "grad_centralization")
 """What a group dict may hold; a dict with `order_params` holds nothing else."""
@@ -16,11 +13,16 @@ _KEYS = ", ".join(map(repr, GROUP_KEYS))
 
 @dataclass(frozen=True, eq=False)
 class Parameter:
-    """One named parameter array and the index of its group."""
+    """One named parameter array, the index of its group, and where it lies."""
 
     name: str
-    array: NDArray[Any]
+    array: Any
     group: int
+    storage: Storage
+
+    def found_again(self) -> "Parameter":
+        """Return this parameter with its place in memory looked up anew, as a copy needs."""
+        return Parameter(self.name, self.array, self.group, check_parameter(self.name, self.array))
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +50,7 @@ def collect(params: Any) -> ParameterSet:
         raise ValueError("params must hold at least one parameter, not None")
     if isinstance(params, Mapping):
         entries: list[Any] = list(params.items())
-    elif isinstance(params, np.ndarray | str) or not isinstance(params, Iterable):
+    elif is_array(params) or isinstance(params, str) or not isinstance(params, Iterable):
         raise TypeError(
             "params must be a mapping from name to array, an iterable of arrays or of (name, array) pairs, "
             f"or a list of group dicts, not {type(params).__name__}"
@@ -132,7 +134,7 @@ def _group_parameters(group: dict[str, Any], index: int, first: int) -> list[Par
         raise ValueError(f"{what} must hold at least one parameter, not None")
     if isinstance(given, Mapping):
         entries = list(given.items())
-    elif isinstance(given, np.ndarray | str) or not isinstance(given, Iterable):
+    elif is_array(given) or isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(
             f"{what} must be an iterable of arrays or (name, array) pairs, not {type(given).__name__}"
         )
@@ -148,7 +150,7 @@ def _name(entries: list[Any], what: str, group: int, first: int) -> list[Paramet
     for position, entry in enumerate(entries):
         if isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[0], str):
             name, array = entry
-        elif isinstance(entry, tuple) and len(entry) == 2 and isinstance(entry[1], np.ndarray):
+        elif isinstance(entry, tuple) and len(entry) == 2 and is_array(entry[1]):
             raise TypeError(
                 f"the name in entry {position} of {what} must be a str, not {type(entry[0]).__name__}"
             )
@@ -158,7 +160,7 @@ def _name(entries: list[Any], what: str, group: int, first: int) -> list[Paramet
             )
         else:
             name, array = f"param_{first + position}", entry
-        named.append(Parameter(name, check_parameter(name, array), group))
+        named.append(Parameter(name, array, group, check_parameter(name, array)))
     return named
 
 
@@ -180,7 +182,7 @@ def _check_order_dict(entry: dict[str, Any]) -> list[Any]:
         other = next(key for key in entry if key != "order_params")
         raise ValueError(f"a dict with 'order_params' must hold no other key, and has {other!r}")
     order = entry["order_params"]
-    if isinstance(order, str | np.ndarray) or not isinstance(order, Iterable):
+    if isinstance(order, str) or is_array(order) or not isinstance(order, Iterable):
         raise TypeError(f"'order_params' must be an iterable of arrays or names, not {type(order).__name__}")
     return list(order.items()) if isinstance(order, Mapping) else list(order)
 

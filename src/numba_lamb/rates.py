@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from numba_lamb.arrays import Storage, is_array, on_device
+
 RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
 """A number, a 0-d or 1-D array, an iterable with one value per step, or a callable of the 0-based step."""
 
@@ -57,6 +59,10 @@ class Rate:
         self.number: float | None = None
         self.length: int | None = None
         self.table: Any = None
+        self.is_schedule = False
+        """Whether the value depends on the step."""
+        self.storage: Storage | None = None
+        """Where the value lies, if that is a GPU's memory."""
         self._read = self._reader(given, twin)
 
     def __call__(self, step: int) -> float:
@@ -87,7 +93,10 @@ class Rate:
         if isinstance(given, numbers.Real | np.generic) and not isinstance(given, str | bytes):
             self.number = self._checked(given)
             return lambda step: given
+        if is_array(given):
+            self.storage = on_device(self.name, given)
         if callable(given):
+            self.is_schedule = True
             reader: Callable[[int], Any] = given
             return reader
         if isinstance(given, str):
@@ -95,7 +104,8 @@ class Rate:
                 f"{self.name} must be a number, a table, or a callable, not the string {given!r}"
             )
         if dimensions == 0:
-            self._checked(given)
+            if self.storage is None:
+                self._checked(given)
             return lambda step: given
         if dimensions is not None and dimensions > 1:
             raise ValueError(f"{self.name} as an array must have 0 or 1 dimensions, not {dimensions}")
@@ -110,6 +120,7 @@ class Rate:
         else:
             table = twin.table if twin is not None else Pulled(iter(given))
         self.table = table
+        self.is_schedule = True
         return lambda step: self._look_up(table, step)
 
     def _look_up(self, table: Any, step: int) -> Any:

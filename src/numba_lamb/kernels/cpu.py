@@ -4,6 +4,7 @@ Layers are taken a window at a time, so that the second pass over small ones rea
 is a run of whole layers (`numba_lamb.layout.WINDOW`). Neither windows nor threads can change a bit.
 """
 
+import math
 from typing import Any
 
 from numba import prange
@@ -17,7 +18,10 @@ from numba_lamb.kernels.cpu_chunks import (
     lars_ratio,
     lars_sums,
     lars_update,
+    layer_sum,
     row_mean,
+    square_sum,
+    sum_of_layers,
 )
 from numba_lamb.kernels.intrinsics import pointer_to
 from numba_lamb.kernels.rows import ADAPT, GRADIENT, WEIGHTS
@@ -34,6 +38,31 @@ def check_gradients(addresses: Any, scalars: Any, sizes: Any, chunks: Any, found
             position = addresses[layer, GRADIENT] + start * scalars.itemsize
             values = pointer_to(position, scalars[layer, ADAPT])
             found[chunk] = count_nonfinite(values, min(sizes[layer] - start, CHUNK), scalars.itemsize)
+
+
+@cpu_kernel
+def gradient_squares(addresses: Any, scalars: Any, sizes: Any, chunks: Any, found: Any, sums: Any) -> None:
+    """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
+    for chunk in prange(chunks.shape[0]):
+        layer, start = chunks[chunk, 0], chunks[chunk, 1]
+        found[chunk] = 0
+        sums[chunk, 1] = 0.0
+        if addresses[layer, GRADIENT] != 0:
+            count = min(sizes[layer] - start, CHUNK)
+            values = pointer_to(addresses[layer, GRADIENT] + start * scalars.itemsize, scalars[layer, ADAPT])
+            squares = square_sum(values, count, scalars.itemsize)
+            sums[chunk, 1] = squares
+            # No value can be infinite or NaN where the sum is neither.
+            if not math.isfinite(squares):
+                found[chunk] = count_nonfinite(values, count, scalars.itemsize)
+
+
+@cpu_kernel
+def total_squares(first_chunk: Any, sums: Any, squares: Any, total: Any) -> None:
+    """Write the sum of each layer's squares into `squares`, and that of all layers into `total`."""
+    for layer in range(squares.shape[0]):
+        squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
+    total[0] = sum_of_layers(squares)
 
 
 @cpu_kernel

@@ -78,19 +78,35 @@ def add_lanes(lanes: Any) -> Any:
 
 
 @cpu_function
-def layer_norm(sums: Any, column: Any, first: Any, last: Any) -> Any:
-    """Return the root of one layer's chunk sums, added up in the pinned tree."""
+def layer_sum(sums: Any, column: Any, first: Any, last: Any) -> Any:
+    """Return one layer's chunk sums, added up in the pinned tree."""
     if last - first == 1:
         # The tree would only add zeros.
-        return math.sqrt(sums[first, column])
+        return sums[first, column]
     lanes = stack_values(LANES, 0.0)
     clear_lanes(lanes)
     for chunk in range(first, last):
         lanes[(chunk - first) % LANES] += sums[chunk, column]
-    return math.sqrt(add_lanes(lanes))
+    return add_lanes(lanes)
 
 
-# -- gradients: finite check and centralization --------------------------------------------------------------
+@cpu_function
+def layer_norm(sums: Any, column: Any, first: Any, last: Any) -> Any:
+    """Return the root of one layer's sum."""
+    return math.sqrt(layer_sum(sums, column, first, last))
+
+
+@cpu_function
+def sum_of_layers(squares: Any) -> Any:
+    """Return the sums of all layers, added up in the pinned tree."""
+    lanes = stack_values(LANES, 0.0)
+    clear_lanes(lanes)
+    for layer in range(squares.shape[0]):
+        lanes[layer % LANES] += squares[layer]
+    return add_lanes(lanes)
+
+
+# -- gradients: finite check, squares and centralization -----------------------------------------------------
 
 
 @cpu_function
@@ -102,6 +118,18 @@ def count_nonfinite(values: Any, count: Any, itemsize: Any) -> Any:
         for i in range(first, min(first + LANES, count)):
             found += np.int32(not math.isfinite(values[i]))
     return found
+
+
+@cpu_function
+def square_sum(values: Any, count: Any, itemsize: Any) -> Any:
+    """Return the sum of the squares of `count` values."""
+    lanes = stack_values(LANES, 0.0)
+    clear_lanes(lanes)
+    for first in range(0, count, LANES):
+        fetch_ahead(values, first, itemsize)
+        for lane in range(min(count - first, LANES)):
+            lanes[lane] = rules.add_square(lanes[lane], values[first + lane])
+    return add_lanes(lanes)
 
 
 @cpu_function
@@ -136,7 +164,7 @@ def centralize(
 
 
 @cpu_function
-def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, sums: Any) -> None:
+def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, sums: Any) -> None:
     """Advance m and v over one chunk and put the sums of w^2 and u^2 into `sums`."""
     beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
     beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
@@ -155,8 +183,9 @@ def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, sums: Any
         # Two loops, so that the float64 sums do not halve the width of the arithmetic.
         for lane in range(width):
             i = first + lane
-            m_i = rules.first_moment(m[i], g[i], beta1, complement1)
-            v_i = rules.second_moment(v[i], g[i], beta2, complement2)
+            g_i = rescale * g[i]
+            m_i = rules.first_moment(m[i], g_i, beta1, complement1)
+            v_i = rules.second_moment(v[i], g_i, beta2, complement2)
             u[lane] = rules.lamb_direction(w[i], m_i, v_i, correction1, correction2, eps, decay)
             m[i] = m_i
             v[i] = v_i
@@ -185,19 +214,20 @@ def lamb_advance(
         return
     count = min(sizes[layer] - start, CHUNK)
     skipped = start * scalars.itemsize
-    like = scalars[layer, EPS]
-    w = pointer_to(addresses[layer, WEIGHTS] + skipped, like)
-    g = pointer_to(addresses[layer, GRADIENT] + skipped, like)
-    m = pointer_to(addresses[layer, FIRST] + skipped, like)
-    v = pointer_to(addresses[layer, SECOND] + skipped, like)
+    rescale = scalars[layer, RESCALE]
+    w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
+    g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
+    m = pointer_to(addresses[layer, FIRST] + skipped, rescale)
+    v = pointer_to(addresses[layer, SECOND] + skipped, rescale)
     if first_row[layer] >= 0:
         one, zero = scalars.dtype.type(1), scalars.dtype.type(0)
-        central = stack_values(CHUNK, like)
+        central = stack_values(CHUNK, rescale)
         layer_means = means[first_row[layer] :]
-        centralize(central, g, w, start, count, one, zero, layer_means, row_lengths[layer])
-        lamb_moments(w, central, m, v, count, scalars[layer], sums[chunk])
+        centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
+        # The factor is in the centralized gradient already.
+        lamb_moments(w, central, m, v, count, scalars[layer], one, sums[chunk])
     else:
-        lamb_moments(w, g, m, v, count, scalars[layer], sums[chunk])
+        lamb_moments(w, g, m, v, count, scalars[layer], rescale, sums[chunk])
 
 
 @cpu_function
@@ -251,7 +281,7 @@ def lamb_descend(chunk: Any, addresses: Any, scalars: Any, sizes: Any, chunks: A
 
 @cpu_function
 def lars_sums(chunk: Any, addresses: Any, scalars: Any, sizes: Any, chunks: Any, sums: Any) -> None:
-    """Put the sums of w^2 and of the unscaled g^2 over one chunk into `sums`: 8 bytes per float32 parameter."""
+    """Put the sums of w^2 and of the rescaled g^2 over one chunk into `sums`: 8 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or scalars[layer, ADAPT] == 0:
         return

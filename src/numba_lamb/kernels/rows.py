@@ -9,22 +9,14 @@ the layer. ``scalars`` (the parameter's dtype, one row per layer) holds its hype
 WEIGHTS, GRADIENT, FIRST, SECOND = range(4)
 ADDRESSES = 4
 
-# ADAPT says whether a layer has a trust ratio; where it is 0 the ratio is 1.
-# Lamb: BETA1 ... EPS, decoupled DECAY. Lars and Momentum: BETA1 is the momentum, coupled DECAY, RESCALE is
-# 1/loss_scale, and the direction is VELOCITY*v + LOOKAHEAD*g.
-(
-    ADAPT,
-    BETA1,
-    DECAY,
-    COMPLEMENT1,
-    CORRECTION1,
-    BETA2,
-    COMPLEMENT2,
-    CORRECTION2,
-    EPS,
-) = range(9)
-RESCALE, VELOCITY, LOOKAHEAD = range(3, 6)
-SCALARS = 9
+# ADAPT says whether a layer has a trust ratio; where it is 0 the ratio is 1. RESCALE is the gradient's factor:
+# that of clipping over the loss scale.
+# Lamb: all to EPS, decoupled DECAY. Lars and Momentum: BETA1 is the momentum, coupled DECAY, and the direction
+# is VELOCITY*v + LOOKAHEAD*g.
+ADAPT, BETA1, DECAY, RESCALE = range(4)
+COMPLEMENT1, CORRECTION1, BETA2, COMPLEMENT2, CORRECTION2, EPS = range(4, 10)
+VELOCITY, LOOKAHEAD = range(4, 6)
+SCALARS = 10
 
 # UPDATE_NORM is the gradient's norm in Lars.
 WEIGHT_NORM, UPDATE_NORM, RATIO = range(3)

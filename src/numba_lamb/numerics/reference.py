@@ -4,12 +4,32 @@ Written from the papers, sharing no code with the rules and kernels that are tes
 form that is right; nothing here is fast.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 Float64 = NDArray[np.float64]
+
+
+def global_norm(gradients: Iterable[ArrayLike | None], loss_scale: float = 1.0) -> float:
+    """Return the L2 norm of all gradients of a step as one vector, without the loss scale."""
+    given = [np.asarray(g, dtype=np.float64).ravel() / loss_scale for g in gradients if g is not None]
+    return float(np.linalg.norm(np.concatenate([np.zeros(0), *given])))
+
+
+def clipped(
+    gradients: Sequence[ArrayLike | None], max_grad_norm: float, loss_scale: float = 1.0
+) -> list[Float64 | None]:
+    """Return the gradients scaled down to a global norm of `max_grad_norm` where theirs is larger.
+
+    Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", Algorithm 1. The loss
+    scale stays in them. Clipped gradients enter a step in place of the given ones, before all else.
+    """
+    n = global_norm(gradients, loss_scale)
+    factor = max_grad_norm / n if n > max_grad_norm else 1.0
+    return [None if g is None else factor * np.asarray(g, dtype=np.float64) for g in gradients]
 
 
 class LambStep(NamedTuple):

@@ -13,13 +13,18 @@ chunk sum             element ``i`` of a chunk to lane ``i % 128`` in order, the
 layer sum             chunk ``c`` of a layer to lane ``c % 128`` in order, then the lane tree
 lane tree             lane ``j`` takes lane ``j + h`` for ``h`` = 64, 32, 16, 8, 4, 2, 1
 norms, trust ratio    float64; LAMB's ratio is 1 where either norm is 0
+norm of gradients n   raw squares by chunk and layer as above; layer ``k`` of a dtype to lane ``k % 128`` in
+                      order, then the lane tree; dtypes added in order of first appearance; root; times
+                      ``1/loss_scale``
+``rescale``           ``min(max_grad_norm/n, 1) / loss_scale`` in float64, cast once; ``g`` enters as
+                      ``rescale*g``, a product rounded on its own
 row mean              element ``j`` of a row to lane ``j % 128`` in float64, then the lane tree; cast once
 ``lr * r``            float64, cast once
 ====================  ==========================================================================
 
 The functions here are plain Python. Each target compiles its own copy (`numba_lamb._compile.bind`), with
-`fma` standing for that target's instruction. They hold no literals, which would turn float32 into float64,
-and no loops over elements.
+`fma`, and `multiply` on a target that contracts products, standing for that target's instructions. They hold no
+literals, which would turn float32 into float64, and no loops over elements.
 """
 
 import math
@@ -35,6 +40,11 @@ def fma(a: float, b: float, c: float) -> float:
         return a * b + c
     exact = Fraction(a) * Fraction(b) + Fraction(c)
     return float(exact) if exact else a * b + c
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """Return ``a*b``, a product rounded on its own, that a target must not contract into a sum."""
+    return a * b
 
 
 def first_moment(m: Any, g: Any, beta1: Any, complement1: Any) -> Any:
@@ -102,13 +112,25 @@ def clipped_ratio(ratio: Any, rate: Any) -> Any:
     return ratio / rate
 
 
+def gradient_norm(total: Any, loss_scale: Any) -> Any:
+    """``n = ||g / loss_scale||`` of all gradients, whose squares add up to `total`; float64."""
+    return math.sqrt(total) * (1.0 / loss_scale)
+
+
+def clip_factor(norm: Any, limit: Any) -> Any:
+    """``min(limit/n, 1)``: 0 for an infinite norm, NaN for a NaN; float64."""
+    if norm <= limit:
+        return 1.0
+    return limit / norm
+
+
 def integer_power(base: Any, exponent: Any) -> Any:
     """Return ``base ** exponent`` in float64 by binary exponentiation: the same bits on host and device."""
     power = 1.0
     while exponent > 0:
         if exponent & 1:
-            power *= base
-        base *= base
+            power = multiply(power, base)
+        base = multiply(base, base)
         exponent >>= 1
     return power
 

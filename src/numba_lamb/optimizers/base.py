@@ -4,7 +4,6 @@ A step evaluates the groups' rates, takes the gradients' addresses, writes the s
 gradients, and only then lets the kernels write. Whatever can be refused is refused before that point.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
@@ -15,16 +14,19 @@ from numpy.typing import NDArray
 
 from numba_lamb.arrays import GradientTable, MemoryMap
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
-from numba_lamb.kernels import cpu, launch, rows
+from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer
-from numba_lamb.optimizers.live import LiveGroups
-from numba_lamb.optimizers.parts import Part
+from numba_lamb.optimizers.backend import Written
+from numba_lamb.optimizers.checks import check_filter, check_limit
+from numba_lamb.optimizers.choose import choose_backend
+from numba_lamb.optimizers.live import KEYS, LiveGroups
+from numba_lamb.optimizers.parts import Part, view_of
 from numba_lamb.optimizers.state import check_state
 from numba_lamb.rates import Rate, RateLike
 
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
-Gradients: TypeAlias = Mapping[str, NDArray[Any] | None] | Iterable[NDArray[Any] | None]
+Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
 
 _NONFINITE = ("raise", "skip", "propagate")
 
@@ -32,22 +34,6 @@ _NONFINITE = ("raise", "skip", "propagate")
 def decayed_by_name(layer: Layer) -> bool:
     """Return whether weight decay applies to a layer where no groups are given: not to `beta` and `gamma`."""
     return "beta" not in layer.name and "gamma" not in layer.name
-
-
-def check_float(name: str, value: object, *, zero: bool = False, below: float = math.inf) -> None:
-    """Raise unless `value` is a float above 0 (or 0 itself, with `zero`) and less than `below`."""
-    if not isinstance(value, float):
-        raise TypeError(f"{name} must be a float, not {type(value).__name__}")
-    if not (0 < value < below or (zero and value == 0)):
-        sign = ">=" if zero else ">"
-        allowed = f"{sign} 0 and finite" if below == math.inf else f"between 0 and {below:g}, both excluded"
-        raise ValueError(f"{name} must be {allowed}, not {value!r}")
-
-
-def check_filter(name: str, layer_filter: object) -> None:
-    """Raise unless `layer_filter` is None or callable."""
-    if layer_filter is not None and not callable(layer_filter):
-        raise TypeError(f"{name} must be a callable of a layer or None, not {type(layer_filter).__name__}")
 
 
 class Optimizer(ABC):
@@ -58,6 +44,11 @@ class Optimizer(ABC):
 
     _state_names: ClassVar[tuple[str, ...]]
     _number_names: ClassVar[tuple[str, ...]]
+    _quantities: ClassVar[tuple[tuple[str, int, bool], ...]]
+    """What `stats` tells: a name, its column of norms, and whether only layers that adapt have it."""
+    _loss_scale: float = 1.0
+    _betas: tuple[float, float] | None = None
+    """The decay rates of first and second moments, for an optimizer that has both."""
 
     def __init__(
         self,
@@ -66,29 +57,29 @@ class Optimizer(ABC):
         weight_decay: RateLike,
         *,
         decay_filter: LayerFilter | None,
-        nonfinite: Nonfinite,
+        max_grad_norm: float | None,
+        nonfinite: Nonfinite | None,
         num_threads: int | None,
+        capture_steps: int | None,
     ) -> None:
         Rate(learning_rate, "learning_rate")
-        if nonfinite not in _NONFINITE:
+        if nonfinite is not None and nonfinite not in _NONFINITE:
             raise ValueError(
-                f"nonfinite must be one of {', '.join(map(repr, _NONFINITE))}, not {nonfinite!r}"
+                f"nonfinite must be one of {', '.join(map(repr, _NONFINITE))}, or None, not {nonfinite!r}"
             )
         check_filter("decay_filter", decay_filter)
+        self._max_grad_norm = check_limit(max_grad_norm)
+        self._trust = np.zeros(rows.TRUST)
         found = collect(params)
         Rate(weight_decay, "weight_decay")
         self._groups = LiveGroups(learning_rate, weight_decay)
         self._decay_filter = decay_filter
-        self._nonfinite: Nonfinite = nonfinite
-        self._num_threads = launch.check_num_threads(num_threads)
+        self._backend = choose_backend(found.parameters, num_threads, capture_steps)
+        self._nonfinite: Nonfinite = nonfinite or self._backend.nonfinite
         self._parts: list[Part] = []
         self._parameters: list[Parameter] = []
         self.param_groups = self._groups.dicts
         """The groups' options, live: what is assigned here holds from the next step on."""
-        self.global_step: int = 0
-        """Steps taken so far; the next step's rate is the schedule's value at this number."""
-        self.skipped_steps: int = 0
-        """Steps left out because a gradient was not finite (``nonfinite="skip"``)."""
         self._add(found)
 
     # -- parameters and groups -----------------------------------------------------------------------------
@@ -123,10 +114,11 @@ class Optimizer(ABC):
 
     def _place(self, parameters: list[Parameter]) -> None:
         """Lay out all parameters, whose first ones may have a place and state already."""
-        memory = MemoryMap([p.name for p in parameters], [p.array for p in parameters])
-        layout = FlatLayout((p.name, p.array.shape, p.array.dtype, p.group) for p in parameters)
+        memory = MemoryMap([p.name for p in parameters], [p.storage for p in parameters])
+        layout = FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
         decayed = [self._is_decayed(layer) for layer in layout.layers]
-        parts = [Part(layout, dtype, parameters, decayed, self._state_names) for dtype in layout.dtypes]
+        new_part = self._backend.new_part
+        parts = [new_part(layout, dtype, parameters, decayed, self._state_names) for dtype in layout.dtypes]
         for part in parts:
             for older in self._parts:
                 if older.dtype == part.dtype:
@@ -138,14 +130,17 @@ class Optimizer(ABC):
         self._slots = slots
         self._parts = parts
         self._parameters = parameters
-        self._arrays = [parameter.array for parameter in parameters]
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
         self._gradients = GradientTable(
-            layout.layers, memory, [(part.addresses[:, rows.GRADIENT], row) for part, row in slots]
+            layout.layers,
+            memory,
+            [(part.addresses[:, rows.GRADIENT], row) for part, row in slots],
+            self._backend.reader,
         )
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
+        self._backend.placed(self)
 
     def _is_decayed(self, layer: Layer) -> bool:
         if self._decay_filter is not None:
@@ -165,7 +160,7 @@ class Optimizer(ABC):
         return groups
 
     @property
-    def params(self) -> Mapping[str, NDArray[Any]]:
+    def params(self) -> Mapping[str, Any]:
         """The parameter arrays by name, in the order gradients are given in."""
         return MappingProxyType({parameter.name: parameter.array for parameter in self._parameters})
 
@@ -176,7 +171,7 @@ class Optimizer(ABC):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized", "_arrays")
+        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
         return {**kept, "_saved": [part.saved() for part in self._parts]}
 
@@ -184,7 +179,7 @@ class Optimizer(ABC):
         # Addresses are those of the original's arrays: everything that holds them is made anew.
         saved = state.pop("_saved")
         vars(self).update(state, _parts=[])
-        self._place(self._parameters)
+        self._place([parameter.found_again() for parameter in self._parameters])
         for part, values in zip(self._parts, saved, strict=True):
             part.restore(values)
 
@@ -212,9 +207,20 @@ class Optimizer(ABC):
         values = self._groups.values(key, self.global_step)
         return tuple(values[layer.group] for layer in self.layout.layers) if several else values[0]
 
+    @property
+    def max_grad_norm(self) -> float | None:
+        """What a step's gradients are clipped to by norm, or None; assigning sets it from the next step on."""
+        return self._max_grad_norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float | None) -> None:
+        self._max_grad_norm = check_limit(value)
+        for part in self._parts:
+            self._write_constants(part)
+
     # -- the step ------------------------------------------------------------------------------------------
 
-    def step(self, gradients: Gradients) -> None:
+    def step(self, gradients: Gradients, stream: object = None) -> None:
         """Update every parameter in place from its gradient.
 
         Parameters
@@ -222,6 +228,10 @@ class Optimizer(ABC):
         gradients : mapping or iterable
             By parameter name, or in parameter order: arrays with the parameter's dtype and shape,
             C-contiguous, never written. None leaves that parameter, its state and its step count as they are.
+        stream : int or stream object, optional
+            For arrays on a GPU, the stream to queue the step on: an address, or a stream of PyTorch, CuPy,
+            Numba or cuda.core. By default the current stream of the library that owns the parameters, else
+            the default stream. Nothing waits for the step but what is queued behind it.
 
         Raises
         ------
@@ -231,70 +241,46 @@ class Optimizer(ABC):
         IndexError
             If a table of rates has no value for this step; nothing has changed then.
         FloatingPointError
-            If a gradient is infinite or NaN and `nonfinite` is ``"raise"``; nothing has changed then.
+            If a gradient is infinite or NaN, or the norm to be clipped is, and `nonfinite` is ``"raise"``;
+            nothing has changed then.
         """
-        self._apply(gradients)
+        self._apply(gradients, stream)
 
-    def __call__(self, gradients: Gradients) -> tuple[bool, ...]:
-        """Take a `step` and return for each parameter whether it was updated."""
-        applied = self._apply(gradients)
+    def __call__(self, gradients: Gradients, stream: object = None) -> tuple[bool, ...]:
+        """Take a `step` and return for each parameter whether it was updated; on a GPU, whether it was queued."""
+        applied = self._apply(gradients, stream)
         return tuple(applied and given for given in self._gradients.given())
 
-    def _apply(self, gradients: Gradients) -> bool:
+    def _apply(self, gradients: Gradients, stream: object) -> bool:
         self._groups.check()
-        rates = self._values("lr")
-        decays = self._values("weight_decay")
         if self._groups.centralized() != self._centralized:
             self._centralized = self._centralize(self.layout, self._parts)
-        for array in self._arrays:
-            if not array.flags.writeable:
-                name = next(p.name for p in self._parameters if p.array is array)
-                raise ValueError(f"parameter {name!r} became read-only and cannot be updated in place")
-        # Held by name until the kernels are done: a generator's arrays are held by nobody else.
-        held = self._gradients.update(gradients)
-        for part in self._parts:
-            if part.written_rates != rates:
-                part.rates[:] = np.array(rates)[part.group_of]
-                part.written_rates = rates
-            if part.written_decays != decays:
-                self._write_decays(part, np.array(decays)[part.group_of] * part.decayed)
-                part.written_decays = decays
-            self._write_step(part)
-        if self._nonfinite != "propagate" and not self._all_finite():
-            self.skipped_steps += 1
-            return False
-        for part in self._parts:
-            self._run(part)
-        del held
-        for part in self._parts:
-            part.count_step(self._gradients.complete)
-        self.global_step += 1
-        return True
+        return self._backend.step(self, gradients, stream)
 
-    def _values(self, key: str) -> list[float]:
-        values = self._groups.values(key, self.global_step)
-        for part in self._parts:
-            if max(values) > part.largest and max(values[k] for k in part.group_of) > part.largest:
-                index = max(part.group_of.tolist(), key=values.__getitem__)
-                raise ValueError(
-                    f"{key!r} of group {index} at step {self.global_step} is {values[index]!r}, "
-                    f"more than the {part.dtype} of its parameters can hold"
-                )
-        return values
+    @property
+    def global_step(self) -> int:
+        """Steps taken so far: the next step's rate is the schedule's value here. On a GPU this waits for it."""
+        return self._backend.counters()[0]
 
-    def _all_finite(self) -> bool:
-        for part in self._parts:
-            arguments = (part.addresses, part.scalars, part.table.sizes, part.table.chunks, part.nonfinite)
-            launch.run(cpu.check_gradients, len(part.table.chunks), self._num_threads, *arguments)
-        bad = next((part for part in self._parts if part.nonfinite.any()), None)
-        if bad is not None and self._nonfinite == "raise":
-            row = bad.table.chunks[np.flatnonzero(bad.nonfinite)[0], 0]
-            first, last = bad.table.first_chunk[row : row + 2]
-            raise FloatingPointError(
-                f"gradient of {bad.layers[row].name!r} has {bad.nonfinite[first:last].sum()} values that are "
-                'infinite or NaN; nothing was changed (nonfinite="skip" leaves such a step out)'
-            )
-        return bad is None
+    @property
+    def skipped_steps(self) -> int:
+        """Steps left out because a gradient was not finite (``nonfinite="skip"``). On a GPU this waits for it."""
+        return self._backend.counters()[1]
+
+    def check(self) -> None:
+        """Raise if a GPU refused a step because of its rates, which are known there alone; waits for the GPU.
+
+        That happens where a rate lives in device memory and is negative or not finite, and where a captured
+        step is replayed past `capture_steps`. Such steps change nothing. NumPy arrays raise at the step.
+
+        Raises
+        ------
+        RuntimeError
+            If steps were refused since the optimizer was made or loaded.
+        """
+        count, reasons = self._backend.refusals()
+        if count:
+            raise RuntimeError(f"{count} steps changed nothing: {' and '.join(reasons)}")
 
     @abstractmethod
     def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
@@ -304,29 +290,25 @@ class Optimizer(ABC):
     def _write_constants(self, part: Part) -> None:
         """Write what stays the same from step to step into the scalar rows of `part`."""
 
-    @abstractmethod
-    def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
-        """Write each layer's weight decay into the scalar rows of `part`."""
-
-    def _write_step(self, part: Part) -> None:  # noqa: B027  (Momentum has nothing that counts steps)
-        """Write what every step changes into the scalar rows of `part`."""
-
-    @abstractmethod
-    def _run(self, part: Part) -> None:
-        """Run the kernels on `part`."""
+    def _decay_factors(self, part: Part) -> NDArray[np.float64]:
+        """Return what each layer's weight decay is multiplied by: 1, or 0 for a layer without."""
+        return part.decayed
 
     # -- statistics and checkpoints ------------------------------------------------------------------------
 
-    @abstractmethod
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> Mapping[str, float]:
         """Return norms and trust ratios of each layer at its last update."""
+        return self._backend.stats(self)
 
-    def _stat(self, quantity: str, column: int, adapted_only: bool = False) -> dict[str, float]:
-        return {
-            f"{quantity}/{part.layers[row].name}": float(part.norms[row, column])
-            for part, row in self._slots
-            if part.updated[row] and not (adapted_only and part.scalars[row, rows.ADAPT] == 0)
-        }
+    def _stats_of(self, written: Written, grad_norm: float | None) -> dict[str, float]:
+        of_part = {id(part): tables for part, tables in zip(self._parts, written, strict=True)}
+        found = {}
+        for quantity, column, adapted_only in self._quantities:
+            for part, row in self._slots:
+                norms, updated = of_part[id(part)]
+                if updated[row] and not (adapted_only and part.scalars[row, rows.ADAPT] == 0):
+                    found[f"{quantity}/{part.layers[row].name}"] = float(norms[row, column])
+        return found if grad_norm is None else {**found, "grad_norm": grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state: nested dicts of plain values and arrays, without the parameters.
@@ -334,23 +316,30 @@ class Optimizer(ABC):
         Numbers (hyper-parameters, constant rates and decays) travel with the state; schedules, tables and
         filters stay with the optimizer they were given to.
         """
-        return self._state(lambda view: view.copy())
+        return self._state([part.saved() for part in self._parts], np.copy)
 
-    def _state(self, taken: Callable[[NDArray[Any]], NDArray[Any]]) -> dict[str, Any]:
+    def _state(
+        self, values: list[dict[str, NDArray[Any]]], taken: Callable[[NDArray[Any]], NDArray[Any]]
+    ) -> dict[str, Any]:
+        of_part = {id(part): value for part, value in zip(self._parts, values, strict=True)}
+        applied, skipped = self._backend.counters()
         return {
             "format_version": 1,
             "optimizer": type(self).__name__,
-            "global_step": self.global_step,
-            "skipped_steps": self.skipped_steps,
+            "global_step": applied,
+            "skipped_steps": skipped,
             "numbers": {name: getattr(self, name) for name in self._number_names},
             "groups": [
-                {key: self._groups.rate(index, key).number for key in ("lr", "weight_decay")}
+                {key: self._groups.rate(index, key).number for key in KEYS}
                 for index in range(len(self.param_groups))
             ],
             "layers": {
                 part.layers[row].name: {
-                    "step": int(part.steps[row]),
-                    **{name: taken(part.view(name, row)) for name in self._state_names},
+                    "step": int(of_part[id(part)]["steps"][row]),
+                    **{
+                        name: taken(view_of(of_part[id(part)][name], part.layers[row]))
+                        for name in self._state_names
+                    },
                 }
                 for part, row in self._slots
             },
@@ -365,8 +354,10 @@ class Optimizer(ABC):
             If `state` is another optimizer's or format version's, or made for another number of groups or
             for parameters with other names, shapes or dtypes; nothing has changed then.
         """
-        check_state(state, self._state(lambda view: view))
+        values = [part.blank() for part in self._parts]
+        check_state(state, self._state(values, lambda view: view))
         self._check_numbers(state["numbers"])
+        check_limit(state["numbers"].get("max_grad_norm"))
         before = {name: getattr(self, name) for name in self._number_names}
         try:
             self._set_numbers(state["numbers"])
@@ -376,16 +367,16 @@ class Optimizer(ABC):
             raise
         for index, saved in enumerate(state["groups"]):
             self.param_groups[index].update({key: value for key, value in saved.items() if value is not None})
-        self.global_step = state["global_step"]
-        self.skipped_steps = state["skipped_steps"]
+        of_part = {id(part): value for part, value in zip(self._parts, values, strict=True)}
         for part, row in self._slots:
             layer = state["layers"][part.layers[row].name]
-            part.steps[row] = layer["step"]
+            of_part[id(part)]["steps"][row] = layer["step"]
             for name in self._state_names:
-                part.view(name, row)[...] = layer[name]
-        for part in self._parts:
-            part.updated[:] = False
-            part.forget_written()
+                view_of(of_part[id(part)][name], part.layers[row])[...] = layer[name]
+        for part, value in zip(self._parts, values, strict=True):
+            value["updated"][:] = 0
+            part.restore(value)
+        self._backend.set_counters(state["global_step"], state["skipped_steps"])
 
     def _set_numbers(self, numbers: Mapping[str, float]) -> None:
         for name, number in numbers.items():

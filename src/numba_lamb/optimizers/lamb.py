@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from numba_lamb.kernels import cpu, launch, rows
-from numba_lamb.numerics import rules
-from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_filter, check_float
+from numba_lamb.kernels import rows
+from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
+from numba_lamb.optimizers.checks import check_filter, check_float
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
@@ -47,9 +44,15 @@ class Lamb(Optimizer):
     adapt_filter : callable, optional
         Called with each `Layer`; False keeps its ratio at 1, which makes it AdamW. By default every layer
         adapts.
+    max_grad_norm : float, optional
+        :math:`c > 0`: the gradients of a step are clipped by their global norm :math:`n`, the L2 norm of all
+        of them together, those that are None left out. Where :math:`n > c`, every :math:`g` above is
+        :math:`(c/n)\,g`; the arrays stay as they are. By default nothing is clipped.
     nonfinite : {"raise", "skip", "propagate"}
         What to do when a gradient holds an infinity or NaN: raise before anything changes, leave the step
-        out, or let it through unchecked, which saves one reading of the gradients.
+        out, or let it through unchecked, which saves one reading of the gradients unless they are clipped.
+        With `max_grad_norm` the same is done where float64 cannot hold the norm of finite gradients; let
+        through, an infinite norm makes finite gradients 0, and a NaN makes all of them NaN.
     num_threads : int, optional
         CPU threads; by default PyTorch's number where it is loaded, else as many CPUs as the process may
         use. The result's bits do not depend on it.
@@ -75,10 +78,24 @@ class Lamb(Optimizer):
     array([2.6464, 4.3536], dtype=float32)
     >>> round(opt.stats()["trust_ratio/w"], 4)
     3.5355
+
+    Clipped to norm 1, the gradient enters as (0.6, 0.8):
+
+    >>> opt = nl.Lamb({"w": w}, learning_rate=0.1, max_grad_norm=1.0)
+    >>> opt.step({"w": np.array([3.0, 4.0], dtype=np.float32)})
+    >>> opt.stats()["grad_norm"]
+    5.0
+    >>> opt.state_dict()["layers"]["w"]["m"].round(4)
+    array([0.06, 0.08], dtype=float32)
     """
 
     _state_names = ("m", "v")
-    _number_names = ("beta1", "beta2", "eps")
+    _number_names = ("beta1", "beta2", "eps", "max_grad_norm")
+    _quantities = (
+        ("trust_ratio", rows.RATIO, False),
+        ("weight_norm", rows.WEIGHT_NORM, False),
+        ("update_norm", rows.UPDATE_NORM, False),
+    )
 
     def __init__(
         self,
@@ -91,8 +108,10 @@ class Lamb(Optimizer):
         *,
         decay_filter: LayerFilter | None = None,
         adapt_filter: LayerFilter | None = None,
-        nonfinite: Nonfinite = "raise",
+        max_grad_norm: float | None = None,
+        nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
+        capture_steps: int | None = None,
     ) -> None:
         self._check_numbers({"beta1": beta1, "beta2": beta2, "eps": eps})
         self._beta1, self._beta2, self._eps = float(beta1), float(beta2), float(eps)
@@ -103,9 +122,15 @@ class Lamb(Optimizer):
             learning_rate,
             weight_decay,
             decay_filter=decay_filter,
+            max_grad_norm=max_grad_norm,
             nonfinite=nonfinite,
             num_threads=num_threads,
+            capture_steps=capture_steps,
         )
+
+    @property
+    def _betas(self) -> tuple[float, float]:  # type: ignore[override]
+        return self._beta1, self._beta2
 
     @property
     def beta1(self) -> float:
@@ -134,47 +159,14 @@ class Lamb(Optimizer):
         part.scalars[:, rows.COMPLEMENT1] = 1.0 - self._beta1
         part.scalars[:, rows.BETA2] = self._beta2
         part.scalars[:, rows.COMPLEMENT2] = 1.0 - self._beta2
+        part.scalars[:, rows.RESCALE] = 1.0
         part.scalars[:, rows.EPS] = part.cast("eps", self._eps)
 
-    def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
-        part.scalars[:, rows.DECAY] = decays
-
-    def _write_step(self, part: Part) -> None:
-        if part.common_step is not None:
-            part.scalars[:, rows.CORRECTION1] = rules.bias_correction(self._beta1, part.common_step + 1)
-            part.scalars[:, rows.CORRECTION2] = rules.bias_correction(self._beta2, part.common_step + 1)
-            return
-        steps = part.steps.tolist()
-        for column, beta in ((rows.CORRECTION1, self._beta1), (rows.CORRECTION2, self._beta2)):
-            known = {step: rules.bias_correction(beta, step + 1) for step in set(steps)}
-            part.scalars[:, column] = [known[step] for step in steps]
-
-    def _run(self, part: Part) -> None:
-        if len(part.row_table):
-            # LAMB centralizes the gradient itself: factor 1, and no decay in it.
-            factors = np.tile(np.array([1, 0], dtype=part.dtype), (len(part.layers), 1))
-            part.update_row_means(factors, self._num_threads)
-        launch.run(
-            cpu.lamb_step,
-            len(part.table.chunks),
-            self._num_threads,
-            part.addresses,
-            part.scalars,
-            part.rates,
-            *part.gradient_tables,
-            part.sums,
-            part.norms,
-            part.scales,
-        )
-
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> Mapping[str, float]:
         """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.
 
         Quantities are ``trust_ratio``, ``weight_norm`` and ``update_norm`` (of :math:`u`). Layers that were
-        not updated yet are absent. Ready for a logger as it is.
+        not updated yet are absent. ``grad_norm`` is the last step's :math:`n`, where `max_grad_norm` was set.
+        Ready for a logger as it is.
         """
-        return {
-            **self._stat("trust_ratio", rows.RATIO),
-            **self._stat("weight_norm", rows.WEIGHT_NORM),
-            **self._stat("update_norm", rows.UPDATE_NORM),
-        }
+        return super().stats()

@@ -4,7 +4,8 @@ from typing import Literal
 
 from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
-from numba_lamb.optimizers.base import LayerFilter, check_filter, check_float
+from numba_lamb.optimizers.base import LayerFilter
+from numba_lamb.optimizers.checks import check_filter, check_float
 from numba_lamb.optimizers.momentum import Momentum
 
 
@@ -16,7 +17,7 @@ def adapted_by_name(layer: Layer) -> bool:
 class Lars(Momentum):
     r"""Layer-wise adaptive rate scaling around a `Momentum`.
 
-    For each layer that the filter accepts, with :math:`g` already divided by the loss scale,
+    For each layer that the filter accepts, with :math:`g` already divided by the loss scale and clipped,
 
     .. math::
 
@@ -32,8 +33,8 @@ class Lars(Momentum):
     Parameters
     ----------
     optimizer : Momentum
-        What is wrapped: its parameters, groups, rates, momentum, decay and loss scale are used, and it shares
-        all state with the wrapper from now on. Its momentum buffers are kept.
+        What is wrapped: its parameters, groups, rates, momentum, decay, loss scale and ``max_grad_norm`` are used,
+        and it shares all state with the wrapper from now on. Its momentum buffers are kept.
     epsilon : float
         :math:`\epsilon >= 0`; by default 1e-5 for ``"mindspore"``, else 0. ``"paper"`` takes no other.
     coefficient : float
@@ -119,4 +120,4 @@ class Lars(Momentum):
         self._trust[rows.GUARDED] = variant == "paddle"
         for part in self._parts:
             self._write_constants(part)
-            part.forget_written()
+        self._backend.placed(self)

@@ -5,6 +5,9 @@ from typing import Any
 from numba_lamb.groups import check_live_group
 from numba_lamb.rates import Rate, RateBook, RateLike
 
+KEYS = ("lr", "weight_decay")
+"""What a group has a rate for."""
+
 
 class LiveGroups:
     """Group dicts that users and schedulers write to, and the rates they stand for.
@@ -41,7 +44,7 @@ class LiveGroups:
                 "grad_centralization": options.get("grad_centralization", False),
             }
         )
-        for key in ("lr", "weight_decay"):
+        for key in KEYS:
             self.rate(len(self.dicts) - 1, key)
 
     def keep(self, count: int) -> None:

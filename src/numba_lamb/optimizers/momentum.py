@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.kernels import cpu, launch, rows
-from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_float
+from numba_lamb.kernels import rows
+from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
+from numba_lamb.optimizers.checks import check_float, check_number
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
@@ -39,6 +40,9 @@ class Momentum(Optimizer):
         Whether to look ahead by one momentum step.
     decay_filter : callable, optional
         As for `Lamb`.
+    max_grad_norm : float, optional
+        :math:`c > 0`: as for `Lamb`, with :math:`n` the norm of all :math:`g/s` of a step; :math:`g/s` above
+        becomes :math:`(c/n)\,g/s` where :math:`n > c`.
     nonfinite : {"raise", "skip", "propagate"}
         As for `Lamb`.
     num_threads : int, optional
@@ -73,7 +77,12 @@ class Momentum(Optimizer):
     """
 
     _state_names = ("m",)
-    _number_names = ("momentum", "loss_scale")
+    _number_names = ("momentum", "loss_scale", "max_grad_norm")
+    _quantities = (
+        ("trust_ratio", rows.RATIO, False),
+        ("weight_norm", rows.WEIGHT_NORM, True),
+        ("gradient_norm", rows.UPDATE_NORM, True),
+    )
 
     def __init__(
         self,
@@ -85,8 +94,10 @@ class Momentum(Optimizer):
         use_nesterov: bool = False,
         *,
         decay_filter: LayerFilter | None = None,
-        nonfinite: Nonfinite = "raise",
+        max_grad_norm: float | None = None,
+        nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
+        capture_steps: int | None = None,
     ) -> None:
         self._check_numbers({"momentum": momentum, "loss_scale": loss_scale})
         if not isinstance(use_nesterov, bool):
@@ -96,14 +107,15 @@ class Momentum(Optimizer):
         self._use_nesterov = use_nesterov
         # What Lars sets: which layers adapt, and how their ratio is made.
         self._adapts: LayerFilter | None = None
-        self._trust = np.zeros(rows.TRUST)
         super().__init__(
             params,
             learning_rate,
             weight_decay,
             decay_filter=decay_filter,
+            max_grad_norm=max_grad_norm,
             nonfinite=nonfinite,
             num_threads=num_threads,
+            capture_steps=capture_steps,
         )
 
     @property
@@ -122,11 +134,8 @@ class Momentum(Optimizer):
         return self._use_nesterov
 
     def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
-        loss_scale = numbers["loss_scale"]
         check_float("momentum", numbers["momentum"], zero=True)
-        if isinstance(loss_scale, bool) or not isinstance(loss_scale, int | float):
-            raise TypeError(f"loss_scale must be an int or float, not {type(loss_scale).__name__}")
-        check_float("loss_scale", float(loss_scale))
+        check_number("loss_scale", numbers["loss_scale"])
 
     def _write_constants(self, part: Part) -> None:
         adapts = self._adapts
@@ -136,38 +145,17 @@ class Momentum(Optimizer):
         part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
         part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
 
-    def _write_decays(self, part: Part, decays: NDArray[np.float64]) -> None:
-        part.scalars[:, rows.DECAY] = decays
-        if self._adapts is not None:
-            # A layer that LARS passes over is not decayed either.
-            part.scalars[:, rows.DECAY] *= part.scalars[:, rows.ADAPT]
+    def _decay_factors(self, part: Part) -> NDArray[np.float64]:
+        if self._adapts is None:
+            return part.decayed
+        # A layer that LARS passes over is not decayed either.
+        return part.decayed * part.scalars[:, rows.ADAPT]
 
-    def _run(self, part: Part) -> None:
-        if len(part.row_table):
-            factors = part.scalars[:, [rows.RESCALE, rows.DECAY]]
-            part.update_row_means(np.ascontiguousarray(factors), self._num_threads)
-        launch.run(
-            cpu.lars_step,
-            len(part.table.chunks),
-            self._num_threads,
-            part.addresses,
-            part.scalars,
-            part.rates,
-            self._trust,
-            *part.gradient_tables,
-            part.sums,
-            part.norms,
-            part.scales,
-        )
-
-    def stats(self) -> dict[str, float]:
+    def stats(self) -> Mapping[str, float]:
         """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.
 
         ``trust_ratio`` for every updated layer (1 without LARS), and ``weight_norm`` and ``gradient_norm``
-        (of the unscaled gradient) for those that LARS adapts, where they are computed.
+        (of the gradient without the loss scale, clipped) for those that LARS adapts, where they are computed.
+        ``grad_norm`` is the last step's :math:`n`, where `max_grad_norm` was set.
         """
-        return {
-            **self._stat("trust_ratio", rows.RATIO),
-            **self._stat("weight_norm", rows.WEIGHT_NORM, adapted_only=True),
-            **self._stat("gradient_norm", rows.UPDATE_NORM, adapted_only=True),
-        }
+        return super().stats()

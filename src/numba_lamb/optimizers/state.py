@@ -6,16 +6,28 @@ from typing import Any
 
 import numpy as np
 
+_LATER = ("max_grad_norm",)
+"""Numbers that older states lack; the optimizer keeps its own then. None is a value of theirs."""
+
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise unless `state` has the form of an optimizer's `own` state."""
-    _check_form(state, own, "state")
+    _check_form(state, _of_its_time(own, state), "state")
     for name, number in state["numbers"].items():
-        _require(number is not None, f"state['numbers'][{name!r}]", "a float", number)
+        _require(number is not None or name in _LATER, f"state['numbers'][{name!r}]", "a float", number)
     for index, group in enumerate(state["groups"]):
         for key, number in group.items():
             fits = number is None or (math.isfinite(number) and number >= 0)
             _require(fits, f"state['groups'][{index}][{key!r}]", "finite and >= 0", number)
+
+
+def _of_its_time(own: Mapping[str, Any], state: Any) -> Mapping[str, Any]:
+    """Return `own` without those later numbers that `state` lacks."""
+    given = state.get("numbers") if isinstance(state, Mapping) else None
+    if not isinstance(given, Mapping):
+        return own
+    numbers = {name: value for name, value in own["numbers"].items() if name in given or name not in _LATER}
+    return {**own, "numbers": numbers}
 
 
 def _check_form(state: Any, own: Any, where: str) -> None:

@@ -1,0 +1,107 @@
+"""CpuPart: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.arrays import address_of, aligned_zeros
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import cpu, launch, rows
+from numba_lamb.layout import FlatLayout
+from numba_lamb.optimizers.parts import Part
+
+
+class CpuPart(Part):
+    """Tables, state and scratch of the layers that share a dtype, in the CPU's memory.
+
+    Parameters
+    ----------
+    layout, dtype, parameters, decayed
+        As for `Part`.
+    state_names : sequence of str
+        One flat buffer is kept for each; they go to the address columns from `rows.FIRST` on.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+    ) -> None:
+        super().__init__(layout, dtype, parameters, decayed)
+        count, chunks = len(self.layers), len(self.table.chunks)
+        self.rates = np.zeros(count)
+        self.steps = np.zeros(count, dtype=np.int64)
+        self.updated = np.zeros(count, dtype=np.bool_)
+        self.forget_written()
+        self.sums = np.zeros((chunks, 2))
+        self.norms = np.zeros((count, rows.NORMS))
+        self.scales = np.zeros((count, rows.SCALES), dtype=dtype)
+        self.nonfinite = np.zeros(chunks, dtype=np.int32)
+        self.squares = np.zeros(count)
+        self.total = np.zeros(1)
+        self._state: dict[str, NDArray[Any]] = {}
+        for column, name in enumerate(state_names, start=rows.FIRST):
+            buffer = aligned_zeros(self.table.extent, dtype)
+            self._state[name] = buffer
+            self.addresses[:, column] = address_of(buffer) + self.table.offsets * dtype.itemsize
+        self.centralize(())
+
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """Return what a step leaves behind, by name; not copied."""
+        return {"steps": self.steps, "updated": self.updated, "norms": self.norms, **self._state}
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of `saved` themselves."""
+        return self.saved()
+
+    def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `saved` returned, of this part or of one with the first of its layers."""
+        own = self.saved()
+        for name, array in values.items():
+            if own[name] is not array:
+                own[name][: len(array)] = array
+        self.forget_written()
+
+    def forget_written(self) -> None:
+        """Have the next step write its rates and decays anew, and look at the layers' steps again."""
+        self.written_rates: list[float] = []
+        self.written_decays: list[float] = []
+        self.common_step = self._find_common_step()
+
+    def _find_common_step(self) -> int | None:
+        first = int(self.steps[0])
+        return first if (self.steps == first).all() else None
+
+    def count_step(self, complete: bool) -> None:
+        """Count a step of the layers that had a gradient, which are all where `complete`."""
+        if complete and self.common_step is not None:
+            self.steps += 1
+            self.updated[:] = True
+            self.common_step += 1
+        else:
+            active = self.addresses[:, rows.GRADIENT] != 0
+            self.steps += active
+            self.updated |= active
+            self.common_step = self._find_common_step()
+
+    def centralize(self, groups: Sequence[int]) -> None:
+        """Make the tables of row means for the layers of `groups`, and space for the means."""
+        super().centralize(groups)
+        self.means = np.zeros(len(self.row_table), dtype=self.dtype)
+
+    @property
+    def gradient_tables(self) -> tuple[NDArray[Any], ...]:
+        """The tables that say how to walk chunks and centralize gradients, in the kernels' order."""
+        table = self.table
+        chunked = (table.sizes, table.first_chunk, table.chunks, table.windows)
+        return (*chunked, self.first_row, self.row_lengths, self.means)
+
+    def update_row_means(self, prepared: NDArray[Any], num_threads: int | None) -> None:
+        """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""
+        arguments = (self.addresses, prepared, self.row_table, self.row_lengths, self.means)
+        launch.run(cpu.row_means, len(self.table.chunks), num_threads, *arguments)

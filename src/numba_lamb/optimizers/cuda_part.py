@@ -1,0 +1,251 @@
+"""CudaPart: the layers of one dtype whose arrays live on a GPU, with their tables and state there."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.device import Buffer, Device, Launch, Mirror, Snapshot
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import book as at
+from numba_lamb.kernels import cuda, cuda_build, cuda_step, rows
+from numba_lamb.layout import FlatLayout
+from numba_lamb.optimizers.parts import Part
+
+_ALIGNMENT = 256
+
+
+class Block:
+    """Several tables in one piece of memory, each as an array over it and by the byte it begins at."""
+
+    def __init__(self, forms: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
+        self.offsets: dict[str, int] = {}
+        sizes: dict[str, int] = {}
+        end = 0
+        for name, (shape, dtype) in forms.items():
+            self.offsets[name] = end
+            sizes[name] = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
+            end += -(-sizes[name] // _ALIGNMENT) * _ALIGNMENT
+        self.memory: NDArray[np.uint8] = np.zeros(end, dtype=np.uint8)
+        self.tables: dict[str, NDArray[Any]] = {
+            name: self.memory[self.offsets[name] :][: sizes[name]].view(dtype).reshape(shape)
+            for name, (shape, dtype) in forms.items()
+        }
+
+    def fill(self, tables: Mapping[str, NDArray[Any]]) -> None:
+        """Copy `tables` in."""
+        for name, table in tables.items():
+            self.tables[name][...] = table
+
+
+def block_of(tables: Mapping[str, NDArray[Any]]) -> Block:
+    """Return a block that holds copies of `tables`."""
+    block = Block({name: (table.shape, table.dtype) for name, table in tables.items()})
+    block.fill(tables)
+    return block
+
+
+class CudaPart(Part):
+    """Tables, state and scratch of the layers that share a dtype, on a GPU.
+
+    What the host says (addresses, constants, the book) is one block, sent when it changes. What the kernels write
+    (norms, step counts, state) is read when somebody asks for it.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+        device: Device,
+    ) -> None:
+        super().__init__(layout, dtype, parameters, decayed)
+        self.device = device
+        self.adapts = True
+        """Whether any layer has a trust ratio."""
+        count, chunks = len(self.layers), len(self.table.chunks)
+        self.told = Block(
+            {
+                "book": ((at.FIELDS,), np.int64),
+                "addresses": ((count, rows.ADDRESSES), np.int64),
+                "scalars": ((count, rows.SCALARS), dtype),
+                "factors": ((count,), np.float64),
+                "constants": ((at.CONSTANTS_COUNT,), np.float64),
+                "trust": ((rows.TRUST,), np.float64),
+            }
+        )
+        self.told.fill({"addresses": self.addresses, "scalars": self.scalars})
+        told = self.told.tables
+        self.addresses, self.scalars, self.book = told["addresses"], told["scalars"], told["book"]
+        self.factors, self.constants, self.trust = told["factors"], told["constants"], told["trust"]
+        self.constants[at.LARGEST] = self.largest
+        self.mirror = Mirror(device, self.told.memory)
+        self._work = Block(
+            {
+                "norms": ((count, rows.NORMS), np.float64),
+                "updated": ((count,), np.int64),
+                "steps": ((count,), np.int64),
+                "rates": ((count,), np.float64),
+                "scales": ((count, rows.SCALES), dtype),
+                "squares": ((count,), np.float64),
+                "sums": ((chunks, 2), np.float64),
+                "nonfinite": ((chunks,), np.int32),
+            }
+        )
+        self._work_memory = device.zeros(len(self._work.memory))
+        self._state_memory = {name: device.zeros(self.table.extent * dtype.itemsize) for name in state_names}
+        for column, memory in enumerate(self._state_memory.values(), start=rows.FIRST):
+            self.addresses[:, column] = memory.address + self.table.offsets * dtype.itemsize
+        self._place_tables()
+        self._rows_memory: list[Buffer] = []
+        self.centralize(())
+
+    def _place_tables(self) -> None:
+        self._tables = block_of(
+            {
+                "sizes": self.table.sizes,
+                "first_chunk": self.table.first_chunk,
+                "chunks": self.table.chunks,
+                "group_of": self.group_of.astype(np.int64),
+            }
+        )
+        self._tables_memory = self._sent(self._tables)
+        self.book[at.LAYERS] = len(self.layers)
+        self.book[at.CHUNK_COUNT] = len(self.table.chunks)
+        told, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
+        for field, name in (
+            (at.ADDRESSES, "addresses"),
+            (at.DECAYED, "factors"),
+            (at.CONSTANTS, "constants"),
+            (at.TRUST, "trust"),
+        ):
+            self.book[field] = told + self.told.offsets[name]
+        for field, name in (
+            (at.NORMS, "norms"),
+            (at.UPDATED, "updated"),
+            (at.STEPS, "steps"),
+            (at.RATES, "rates"),
+            (at.SCALES, "scales"),
+            (at.SQUARES, "squares"),
+            (at.SUMS, "sums"),
+            (at.NONFINITE, "nonfinite"),
+        ):
+            self.book[field] = work + self._work.offsets[name]
+        for field, name in (
+            (at.SIZES, "sizes"),
+            (at.FIRST_CHUNK, "first_chunk"),
+            (at.CHUNKS, "chunks"),
+            (at.GROUP_OF, "group_of"),
+        ):
+            self.book[field] = tables + self._tables.offsets[name]
+
+    def _sent(self, block: Block) -> Buffer:
+        with self.device.current():
+            buffer = Buffer(self.device, len(block.memory))
+            self.device.write(buffer.address, block.memory)
+        return buffer
+
+    def centralize(self, groups: Sequence[int]) -> None:
+        """Make the tables of row means for the layers of `groups`, and space for the means."""
+        super().centralize(groups)
+        rows_block = block_of(
+            {
+                "first_row": self.first_row,
+                "row_lengths": self.row_lengths,
+                "row_table": self.row_table,
+                "means": np.zeros(len(self.row_table), dtype=self.dtype),
+            }
+        )
+        # Older ones are kept, because a captured graph may still read them.
+        self._rows_memory.append(self._sent(rows_block))
+        self.book[at.ROW_COUNT] = len(self.row_table)
+        for field, name in (
+            (at.FIRST_ROW, "first_row"),
+            (at.ROW_LENGTHS, "row_lengths"),
+            (at.ROW_TABLE, "row_table"),
+            (at.MEANS, "means"),
+        ):
+            self.book[field] = self._rows_memory[-1].address + rows_block.offsets[name]
+        self._launches: dict[str, Launch] = {}
+
+    def inspect_gradients(self, checks: bool, clips: bool) -> None:
+        """Say whether a step checks gradients, and whether it clips them."""
+        if (checks, clips) != (self.book[at.CHECKS], self.book[at.CLIPS]):
+            self.book[at.CHECKS], self.book[at.CLIPS] = checks, clips
+            self._launches = {}
+
+    def run(self, name: str, stream: int) -> None:
+        """Queue one kernel of this part on `stream`."""
+        launch = self._launches.get(name)
+        if launch is None:
+            launch = self._launches[name] = self._bind(name)
+        launch(stream)
+
+    def _bind(self, name: str) -> Launch:
+        kernel = getattr(cuda_step, name, None) or getattr(cuda, name)
+        function = self.device.function(
+            name,
+            self.dtype,
+            lambda: cuda_build.machine_code(kernel, self.dtype, self.device.capability),
+        )
+        layers, chunks = len(self.layers), len(self.table.chunks)
+        warps = {
+            "open_step": -(-layers // 32) + chunks * int(self.book[at.CHECKS] or self.book[at.CLIPS]),
+            "gradient_squares": layers,
+            "clip_gradients": 1,
+            "scale_gradients": -(-layers // 32),
+            "row_means": len(self.row_table),
+            "lamb_ratio": layers,
+            "lars_ratio": layers,
+        }.get(name, chunks)
+        told = self.mirror.address
+        return Launch(function, warps, told + self.told.offsets["book"], told + self.told.offsets["scalars"])
+
+    # -- what the kernels wrote ----------------------------------------------------------------------------
+
+    def snapshot(self, stream: int) -> Snapshot:
+        """Queue a copy of what `written_in` takes apart."""
+        # Norms and marks lie side by side at the start.
+        like = self._work.memory[: self._work.offsets["steps"]]
+        return Snapshot(self.device, self._work_memory.address, like, stream)
+
+    def written_in(self, memory: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Return the norms and the marks of updated layers in a snapshot."""
+        block = Block({name: (table.shape, table.dtype) for name, table in self._work.tables.items()})
+        block.memory[: len(memory)] = memory
+        return block.tables["norms"], block.tables["updated"]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one of the tables that kernels write, as all work so far leaves it."""
+        values = np.empty_like(self._work.tables[name])
+        with self.device.current():
+            self.device.read(self._work_memory.address + self._work.offsets[name], values)
+        return values
+
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """Return copies of what a step leaves behind, by name."""
+        values = {name: self.read(name) for name in ("steps", "updated", "norms")}
+        with self.device.current():
+            for name, memory in self._state_memory.items():
+                values[name] = np.empty(self.table.extent, dtype=self.dtype)
+                self.device.read(memory.address, values[name])
+        return values
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """Return zeros of the form of `saved`."""
+        values = {name: np.zeros_like(self._work.tables[name]) for name in ("steps", "updated", "norms")}
+        return values | {name: np.zeros(self.table.extent, dtype=self.dtype) for name in self._state_memory}
+
+    def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `saved` returned, of this part or of one with the first of its layers."""
+        with self.device.current():
+            self.device.finish()
+            for name, table in values.items():
+                if name in self._state_memory:
+                    address = self._state_memory[name].address
+                else:
+                    address = self._work_memory.address + self._work.offsets[name]
+                self.device.write(address, np.ascontiguousarray(table))
