@@ -10,6 +10,15 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 TITLES = {"lamb": "LAMB", "adam": "Adam", "sgd": "momentum SGD"}
+CUDA_TITLES = {
+    "lamb": 'Lamb, "propagate"',
+    "lamb-checked": 'Lamb, "skip" (default)',
+    "lamb-clipped": "Lamb, max_grad_norm",
+    "lars": 'Lars, "propagate"',
+    "momentum": 'Momentum, "propagate"',
+    "adamw-fused": "torch AdamW, fused",
+    "apex-lamb": "Apex FusedLAMB",
+}
 
 
 def train_table(results: dict[str, Any]) -> str:
@@ -61,13 +70,47 @@ def bench_table(results: dict[str, Any]) -> str:
     )
 
 
-SECTIONS = {"train": train_table, "bench": bench_table}
+def cuda_table(results: dict[str, Any]) -> str:
+    """Return each optimizer's step on a GPU, profile by profile, and where and when it was measured."""
+    steps = {name[len("steps ") :]: found for name, found in results["sections"].items() if "rows" in found}
+    names = list(dict.fromkeys(row["name"] for found in steps.values() for row in found["rows"]))
+    lines = [f"| | bytes per parameter | {' | '.join(steps)} |", "| --- | ---: |" + " ---: |" * len(steps)]
+    for name in names:
+        cells = {
+            profile: row for profile, found in steps.items() for row in found["rows"] if row["name"] == name
+        }
+        shown = [
+            f"{cells[profile]['us'][0]:,.0f} µs, {cells[profile]['share_of_copy'][0]:.2f}"
+            if profile in cells
+            else ""
+            for profile in steps
+        ]
+        count = next(iter(cells.values()))["bytes_per_param"]
+        lines.append(f"| {CUDA_TITLES.get(name, name)} | {count:g} | {' | '.join(shown)} |")
+    device, versions = results["device"], results["versions"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "Time of a step on the GPU, and the bandwidth of the counted bytes over that of a copy in the same "
+            f"round; medians. {device['name']}, driver {device['driver']}, {results['date'][:10]}; PyTorch "
+            f"{versions['torch']}, numba-cuda {versions['numba-cuda']}.",
+        ]
+    )
+
+
+SECTIONS = {"train": train_table, "bench": bench_table, "cuda": cuda_table}
+OPTIONAL = {"cuda"}
+"""Sections that the page has only once there is a result for them."""
 
 
 def render(page: str) -> str:
     """Return `page` with the text between its markers made anew."""
     for name, make in SECTIONS.items():
-        results = json.loads((RESULTS / f"{name}.json").read_text())
+        path = RESULTS / f"{name}.json"
+        if name in OPTIONAL and not path.exists():
+            continue
+        results = json.loads(path.read_text())
         begin, end = f"<!-- {name}: made by docs/make_readme.py -->", f"<!-- end of {name} -->"
         if page.count(begin) != 1 or page.count(end) != 1:
             raise ValueError(f"README.md must have one section between {begin!r} and {end!r}")

@@ -11,6 +11,7 @@ import os
 import pickle
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,8 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
         except OSError:
             # A full disk or a folder that turned read-only: this process goes on without a cache.
             self.disable()
-            Path(beside).unlink(missing_ok=True)
+            with suppress(OSError):
+                Path(beside).unlink(missing_ok=True)
 
     def _forget_older_sources(self) -> None:
         base = f"{self._impl.filename_base}."

@@ -1,22 +1,18 @@
-"""The user's arrays: what is accepted, where they lie in memory, and which of them changed since last step."""
+"""The user's arrays: what is accepted as a parameter or rate, and where it lies in memory."""
 
-import weakref
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb import device as cuda_device
-from numba_lamb.layout import Layer
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-_INTERFACE = "__cuda_array_interface__"
-_NOWHERE = 16
-"""The address of a gradient without values, which may have none: 0 would say that there is no gradient."""
+INTERFACE = "__cuda_array_interface__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ def address_of(array: NDArray[Any]) -> int:
 
 def is_array(value: object) -> bool:
     """Return whether `value` is one array rather than a collection of them."""
-    return isinstance(value, np.ndarray) or hasattr(type(value), _INTERFACE)
+    return isinstance(value, np.ndarray) or hasattr(type(value), INTERFACE)
 
 
 def kind_of(value: object) -> str:
@@ -74,7 +70,7 @@ def check_parameter(name: str, array: object) -> Storage:
     """Return where `array` lies if it can be updated in place, else raise an error that names the parameter."""
     what = f"parameter {name!r}"
     if isinstance(array, np.ndarray):
-        _check_host(what, array)
+        check_host(what, array)
         if array.dtype not in DTYPES:
             raise TypeError(f"{what} must be float32 or float64 in native byte order, not {array.dtype!r}")
         if not array.flags.writeable:
@@ -82,7 +78,7 @@ def check_parameter(name: str, array: object) -> Storage:
         return Storage(address_of(array), array.shape, array.dtype)
     if type(array).__module__.startswith(("jax", "jaxlib")):
         raise TypeError(f"{what} is a JAX array, which is immutable and cannot be updated in place")
-    storage, read_only = _device_storage(what, array)
+    storage, read_only = device_storage(what, array)
     if storage.dtype not in DTYPES:
         raise TypeError(f"{what} must be float32 or float64, not {storage.dtype!r}")
     if read_only:
@@ -92,20 +88,31 @@ def check_parameter(name: str, array: object) -> Storage:
 
 def on_device(name: str, value: object) -> Storage | None:
     """Return where a rate lies that is a single value in a GPU's memory, None for one that is elsewhere."""
-    if isinstance(value, np.ndarray) or getattr(value, "ndim", None) != 0:
+    if isinstance(value, np.ndarray) or getattr(value, "ndim", 0) != 0:
         return None
     try:
-        if getattr(value, _INTERFACE, None) is None:
+        interface = getattr(value, INTERFACE, None)
+        if interface is None or len(interface["shape"]):
             return None
     except RuntimeError:
         pass  # said below, by name
-    storage, _ = _device_storage(name, value)
+    storage, _ = device_storage(name, value)
     if storage.dtype not in DTYPES:
         raise TypeError(f"{name} in device memory must be float32 or float64, not {storage.dtype}")
     return storage
 
 
-def _check_host(what: str, array: Any) -> None:
+def value_on_device(storage: Storage) -> float:
+    """Return a single value in a GPU's memory, after waiting for all work on that GPU."""
+    value = np.empty((), dtype=storage.dtype)
+    device = cuda_device.open_device(storage.device or 0)
+    with device.current():
+        device.read(storage.address, value)
+    return float(value)
+
+
+def check_host(what: str, array: Any) -> None:
+    """Raise unless a NumPy `array` is one that kernels can walk."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{what} must be a numpy.ndarray, not {kind_of(array)}")
     if not array.flags.c_contiguous:
@@ -117,15 +124,15 @@ def _check_host(what: str, array: Any) -> None:
         raise ValueError(f"{what} must be aligned to its item size, but lies at {address_of(array):#x}")
 
 
-def _device_storage(what: str, array: object) -> tuple[Storage, bool]:
+def device_storage(what: str, array: object) -> tuple[Storage, bool]:
     """Return where an array on a GPU lies, and whether it is read-only."""
     try:
-        interface: Mapping[str, Any] | None = getattr(array, _INTERFACE, None)
+        interface: Mapping[str, Any] | None = getattr(array, INTERFACE, None)
     except RuntimeError as error:
         # PyTorch says so of a tensor that requires grad, and how to get at its values.
         raise TypeError(f"{what} does not give its memory away: {error}") from error
     if interface is None:
-        raise TypeError(f"{what} must be a numpy.ndarray or have {_INTERFACE}, not {kind_of(array)}")
+        raise TypeError(f"{what} must be a numpy.ndarray or have {INTERFACE}, not {kind_of(array)}")
     if interface.get("mask") is not None:
         raise TypeError(f"{what} must not be masked")
     dtype = np.dtype(interface["typestr"])
@@ -144,12 +151,11 @@ def _device_storage(what: str, array: object) -> tuple[Storage, bool]:
         raise ValueError(f"{what} must be aligned to its item size, but lies at {address:#x}")
     index = None if empty else cuda_device.device_of(address)
     if index is None and not empty:
-        raise ValueError(f"{what} has {_INTERFACE}, but its memory belongs to no GPU")
+        raise ValueError(f"{what} has {INTERFACE}, but its memory belongs to no GPU")
     module = type(array).__module__.split(".")[0]
     library = module if module in ("torch", "cupy") else None
     stream = interface.get("stream")
-    # The protocol numbers the default streams 1 (legacy) and 2 (per thread); the driver takes 0 and 2.
-    ready = None if stream is None else cuda_device.LEGACY_STREAM if stream == 1 else int(stream)
+    ready = None if stream is None else cuda_device.stream_address(stream)
     return Storage(address, shape, dtype, index, library, ready, on_gpu=True), bool(read_only)
 
 
@@ -162,75 +168,30 @@ def _is_contiguous(shape: Sequence[int], strides: Sequence[int], itemsize: int) 
     return True
 
 
-class GradientReader(Protocol):
-    """Says where a gradient lies, if it can be one."""
-
-    def address(self, layer: Layer, array: object) -> int:
-        """Return the address of the gradient of `layer`, else raise an error that names the parameter."""
-
-
-class HostGradients:
-    """Reads gradients that are NumPy arrays."""
-
-    def address(self, layer: Layer, array: object) -> int:
-        """Return the address of the gradient of `layer`, else raise an error that names the parameter."""
-        if type(array) is np.ndarray and array.dtype is layer.dtype and array.shape == layer.shape:
-            # The usual case in one look; whatever is unusual is told apart below.
-            flags = array.flags
-            if flags.c_contiguous and flags.aligned:
-                return address_of(array)
-        what = f"gradient of {layer.name!r}"
-        if not isinstance(array, np.ndarray):
-            place = ", like its parameter" if is_array(array) else ""
-            raise TypeError(f"{what} must be a numpy.ndarray{place}, not {kind_of(array)}")
-        _check_host(what, array)
-        _check_form(what, layer, array.dtype, array.shape)
-        return address_of(array)
-
-
-class DeviceGradients:
-    """Reads gradients that are arrays on one GPU.
-
-    Parameters
-    ----------
-    index : int
-        The GPU of the parameters.
-    """
-
-    def __init__(self, index: int) -> None:
-        self._index = index
-        self.producers: set[int] = set()
-        """Streams on which gradients said to be ready since this was last emptied."""
-
-    def address(self, layer: Layer, array: object) -> int:
-        """Return the address of the gradient of `layer`, else raise an error that names the parameter."""
-        what = f"gradient of {layer.name!r}"
-        if isinstance(array, np.ndarray):
-            raise TypeError(
-                f"{what} must be an array on GPU {self._index}, like its parameter, not a numpy.ndarray"
-            )
-        storage, _ = _device_storage(what, array)
-        _check_form(what, layer, storage.dtype, storage.shape)
-        if storage.device not in (None, self._index):
-            raise ValueError(
-                f"{what} must be on GPU {self._index}, like its parameter, not on GPU {storage.device}"
-            )
-        if storage.stream is not None:
-            self.producers.add(storage.stream)
-        return storage.address or _NOWHERE
-
-
-def _check_form(what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    if dtype != layer.dtype:
-        raise TypeError(f"{what} must have the parameter's dtype {layer.dtype}, not {dtype}")
-    if shape != layer.shape:
-        raise ValueError(f"{what} must have the parameter's shape {layer.shape}, not {shape}")
+def check_one_place(names: Sequence[str], storages: Sequence[Storage]) -> None:
+    """Raise unless these parameters are all in the CPU's memory, or all in that of one GPU."""
+    places = dict(zip(names, storages, strict=True))
+    on_gpu = [name for name, storage in places.items() if storage.on_gpu]
+    if on_gpu and len(on_gpu) < len(places):
+        other = next(name for name, storage in places.items() if not storage.on_gpu)
+        raise ValueError(
+            f"parameters must be all on the CPU or all on one GPU, but {other!r} is a NumPy array and "
+            f"{on_gpu[0]!r} is on a GPU"
+        )
+    # Of each GPU one parameter; those without values are on none.
+    first = {places[name].device: name for name in reversed(on_gpu) if places[name].device is not None}
+    if len(first) > 1:
+        (one, name), (two, other) = sorted(first.items(), key=lambda entry: on_gpu.index(entry[1]))[:2]
+        raise ValueError(
+            f"parameters must be on one GPU, but {name!r} is on GPU {one} and {other!r} on GPU {two}"
+        )
 
 
 class MemoryMap:
     """The memory that parameters occupy; finds what overlaps it."""
 
     def __init__(self, names: Sequence[str], storages: Sequence[Storage]) -> None:
+        check_one_place(names, storages)
         spans = sorted(
             (storage.address, storage.address + storage.nbytes, name)
             for name, storage in zip(names, storages, strict=True)
@@ -249,106 +210,6 @@ class MemoryMap:
         if length and position >= 0 and self._spans[position][1] > start:
             return self._spans[position][2]
         return None
-
-
-class GradientTable:
-    """Keeps one address per gradient and checks only arrays that are new since the last step.
-
-    Parameters
-    ----------
-    layers : sequence of Layer
-        The layers in the order gradients are given in.
-    memory : MemoryMap
-        The parameters' memory.
-    columns : sequence of (int64 array, row)
-        For each layer the column of addresses, and its row in it, that its gradient's address goes to.
-    reader : GradientReader
-        Tells whether an array can be a gradient, and where it lies.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[Layer],
-        memory: MemoryMap,
-        columns: Sequence[tuple[NDArray[np.int64], int]],
-        reader: GradientReader,
-    ) -> None:
-        self._layers = layers
-        self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
-        self._reader = reader
-        self._memory = memory
-        self._columns = columns
-        self._seen: list[Any] = [_nothing] * len(layers)
-        self._positions = {layer.name: k for k, layer in enumerate(layers)}
-        self.complete = False
-        """Whether the last update had a gradient for every layer."""
-
-    def update(self, gradients: Any) -> Sequence[Any]:
-        """Write the addresses of `gradients`, 0 for None, and return what must be held while they are used."""
-        named = isinstance(gradients, Mapping)
-        ordered = self._by_name(gradients) if named else self._by_position(gradients)
-        seen = self._seen
-        complete = True
-        for k, gradient in enumerate(ordered):
-            if gradient is None:
-                complete = False
-                seen[k] = _nothing
-                column, row = self._columns[k]
-                column[row] = 0
-            elif seen[k]() is not gradient:
-                self._adopt(k, gradient)
-        self.complete = complete
-        return ordered
-
-    def given(self) -> list[bool]:
-        """Return for each layer whether the last update had a gradient for it."""
-        return [bool(column[row]) for column, row in self._columns]
-
-    def _adopt(self, k: int, gradient: object) -> None:
-        layer = self._layers[k]
-        address = self._reader.address(layer, gradient)
-        owner = self._memory.owner(address, self._nbytes[k])
-        if owner is not None:
-            raise ValueError(f"gradient of {layer.name!r} shares memory with parameter {owner!r}")
-        column, row = self._columns[k]
-        column[row] = address
-        try:
-            self._seen[k] = weakref.ref(gradient)
-        except TypeError:
-            # What cannot be watched is looked at anew each step.
-            self._seen[k] = _nothing
-
-    def _by_name(self, gradients: Mapping[str, Any]) -> list[Any]:
-        unknown = [name for name in gradients if name not in self._positions]
-        if unknown:
-            raise KeyError(f"no parameter is named {unknown[0]!r}; there are {_listed(self._positions)}")
-        missing = [name for name in self._positions if name not in gradients]
-        if missing:
-            raise KeyError(
-                f"no gradient for parameter {missing[0]!r}; give None for a parameter that is not to be updated"
-            )
-        return [gradients[layer.name] for layer in self._layers]
-
-    def _by_position(self, gradients: Any) -> Sequence[Any]:
-        if is_array(gradients) or isinstance(gradients, str) or not isinstance(gradients, Iterable):
-            raise TypeError(
-                f"gradients must be a sequence of arrays or a mapping from parameter name to array, "
-                f"not {kind_of(gradients)}"
-            )
-        ordered = gradients if isinstance(gradients, list | tuple) else list(gradients)
-        if len(ordered) != len(self._layers):
-            raise ValueError(f"gradients has {len(ordered)} entries for {len(self._layers)} parameters")
-        return ordered
-
-
-def _nothing() -> None:
-    """Stand in for a weak reference whose array is gone."""
-
-
-def _listed(names: Iterable[str]) -> str:
-    names = list(names)
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def aligned_zeros(count: int, dtype: np.dtype[Any]) -> NDArray[Any]:

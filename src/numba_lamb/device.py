@@ -6,19 +6,22 @@ Numba use, so that addresses and streams mean the same to all of them.
 
 import sys
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb.kernels.book import THREADS
+
 LEGACY_STREAM = 0
 """The default stream, with which all ordinary streams of a device are ordered."""
-THREADS = 128
-"""Threads in a block: four warps, so that a finished chunk frees its place soon."""
+PER_THREAD_STREAM = 2
+"""A stream that each thread has its own of."""
 WARPS = THREADS // 32
 
+_LEGACY_BY_NAME = 1
 _devices: dict[int, "Device"] = {}
 
 
@@ -57,6 +60,17 @@ def device_of(address: int) -> int | None:
     attribute = functions.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     status, index = functions.cuPointerGetAttribute(attribute, address)
     return int(index) if status == functions.CUresult.CUDA_SUCCESS else None
+
+
+@contextmanager
+def allocating() -> Iterator[None]:
+    """Allow this thread to allocate and free memory while a stream is captured, which touches no stream."""
+    mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+    before = call("cuThreadExchangeStreamCaptureMode", mode)
+    try:
+        yield
+    finally:
+        call("cuThreadExchangeStreamCaptureMode", before)
 
 
 class Buffer:
@@ -116,8 +130,6 @@ class Device:
             int(call("cuDeviceGetAttribute", numbers.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle)),
         )
         self._functions: dict[tuple[str, str], Any] = {}
-        self.spare: dict[tuple[tuple[int, ...], str], list[_Piece]] = {}
-        """Page-locked pieces that nobody uses now, by form."""
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -131,13 +143,16 @@ class Device:
         finally:
             call("cuCtxPopCurrent")
 
-    def function(self, name: str, dtype: np.dtype[Any], image: Any) -> Any:
+    def has_function(self, name: str, dtype: np.dtype[Any]) -> bool:
+        """Return whether a kernel is loaded."""
+        return (name, dtype.name) in self._functions
+
+    def function(self, name: str, dtype: np.dtype[Any], image: Callable[[], bytes]) -> Any:
         """Return a loaded kernel; `image` is called for its machine code when it is first asked for."""
-        key = (name, dtype.name)
-        if key not in self._functions:
+        if not self.has_function(name, dtype):
             module = call("cuModuleLoadData", image())
-            self._functions[key] = call("cuModuleGetFunction", module, name.encode())
-        return self._functions[key]
+            self._functions[name, dtype.name] = call("cuModuleGetFunction", module, name.encode())
+        return self._functions[name, dtype.name]
 
     def zeros(self, nbytes: int) -> Buffer:
         """Return device memory filled with zero bytes."""
@@ -150,12 +165,22 @@ class Device:
         """Copy a contiguous host array to `address` and wait for it."""
         if values.nbytes:
             call("cuMemcpyHtoD", address, values.ctypes.data, values.nbytes)
+            # It returns when the host array may change, which can be before the copy is there.
+            self.synchronize(LEGACY_STREAM)
 
     def read(self, address: int, values: NDArray[Any]) -> None:
         """Copy from `address` into a contiguous host array, after all work queued on the device so far."""
         self.finish()
         if values.nbytes:
             call("cuMemcpyDtoH", values.ctypes.data, address, values.nbytes)
+
+    def send(self, address: int, values: NDArray[Any], stream: int) -> None:
+        """Queue a copy of a page-locked array to `address`."""
+        call("cuMemcpyHtoDAsync", address, values.ctypes.data, values.nbytes, stream)
+
+    def fetch(self, values: NDArray[Any], address: int, stream: int) -> None:
+        """Queue a copy from `address` into a page-locked array."""
+        call("cuMemcpyDtoHAsync", values.ctypes.data, address, values.nbytes, stream)
 
     def finish(self) -> None:
         """Wait for all work queued on the device so far."""
@@ -204,114 +229,6 @@ class Launch:
             raise RuntimeError(f"cuLaunchKernel failed: {getattr(status, 'name', status)}")
 
 
-class Mirror:
-    """A small host table and its copy on the device, which follows it in stream order without waiting.
-
-    Copies start from page-locked memory, of which there are several pieces in turn, so that one can be written
-    while the copy from another is still to come. A copy that a graph captures keeps its piece for good, because
-    each replay reads it.
-
-    Parameters
-    ----------
-    device : Device
-        Where the copy lives.
-    values : array
-        The table; what changes in it is sent by `send`.
-    pieces : int
-        Copies that can be under way before `send` waits for the oldest.
-    """
-
-    def __init__(self, device: Device, values: NDArray[Any], pieces: int = 8) -> None:
-        self.device = device
-        self.values = values
-        self.buffer = Buffer(device, values.nbytes)
-        self._sent = b""
-        self._pieces = [_Piece(device, values) for _ in range(pieces)]
-        self._captured: list[_Piece] = []
-        self._next = 0
-        self.send(LEGACY_STREAM)
-        device.synchronize(LEGACY_STREAM)
-
-    @property
-    def address(self) -> int:
-        """Where the device's copy lies."""
-        return self.buffer.address
-
-    def send(self, stream: int, capturing: bool = False) -> None:
-        """Queue a copy of the table on `stream` if it differs from what was sent last."""
-        content = self.values.tobytes()
-        if content == self._sent or not content:
-            return
-        piece = self._take(capturing)
-        piece.host[...] = self.values
-        call("cuMemcpyHtoDAsync", self.address, piece.host.ctypes.data, piece.host.nbytes, stream)
-        if not capturing:
-            piece.event.record(stream)
-        self._sent = content
-
-    def forget(self) -> None:
-        """Have the next `send` copy whatever the table holds: a replayed graph may have sent something else."""
-        self._sent = b""
-
-    def _take(self, capturing: bool) -> "_Piece":
-        if capturing:
-            if len(self._pieces) == 1:
-                raise RuntimeError(
-                    "too many captured graphs hold a table of this optimizer; run one step outside of capture"
-                )
-            piece = self._pieces.pop(self._next % len(self._pieces))
-            self._captured.append(piece)
-            return piece
-        if len(self._pieces) < 4:
-            self._pieces += [_Piece(self.device, self.values) for _ in range(4)]
-        piece = self._pieces[self._next % len(self._pieces)]
-        self._next += 1
-        piece.event.wait()
-        return piece
-
-
-class _Piece:
-    """Page-locked host memory shaped as a table, and the mark behind the last copy from or to it."""
-
-    def __init__(self, device: Device, like: NDArray[Any]) -> None:
-        self.host = page_locked(device, like.shape, like.dtype)
-        self.event = Event(device)
-
-
-class Snapshot:
-    """A small table as it is on the device at one point of a stream; only reading it waits.
-
-    Parameters
-    ----------
-    device : Device
-        Where the table is.
-    address : int
-        Where it begins.
-    like : array
-        Its form.
-    stream : int
-        The stream that writes it.
-    """
-
-    def __init__(self, device: Device, address: int, like: NDArray[Any], stream: int) -> None:
-        spare = device.spare.setdefault((like.shape, like.dtype.str), [])
-        # Page-locking memory takes far longer than copying into it, so pieces are used again.
-        self._piece: _Piece = spare.pop() if spare else _Piece(device, like)
-        weakref.finalize(self, spare.append, self._piece)
-        if like.nbytes:
-            call("cuMemcpyDtoHAsync", self._piece.host.ctypes.data, address, like.nbytes, stream)
-        self._piece.event.record(stream)
-
-    def is_ready(self) -> bool:
-        """Return whether reading would not wait."""
-        return self._piece.event.is_reached()
-
-    def read(self) -> NDArray[Any]:
-        """Return the values, after waiting for the copy."""
-        self._piece.event.wait()
-        return self._piece.host.copy()
-
-
 class _Memory:
     """Memory that NumPy can look at and that somebody else owns."""
 
@@ -327,7 +244,8 @@ class _Memory:
 def page_locked(device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return a host array that copies to and from the device need not wait for; given back when it goes."""
     nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    address = int(call("cuMemHostAlloc", max(nbytes, 1), 0))
+    with allocating():
+        address = int(call("cuMemHostAlloc", max(nbytes, 1), 0))
     memory = _Memory(address, shape, dtype)
     weakref.finalize(memory, _release, device, "cuMemFreeHost", address)
     return np.asarray(memory)
@@ -336,28 +254,35 @@ def page_locked(device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
 def stream_address(stream: object) -> int:
     """Return the address of a stream given as an int or as an object of PyTorch, CuPy, Numba or cuda.core."""
     if isinstance(stream, int) and not isinstance(stream, bool):
-        return stream
+        return _known_stream(stream)
     protocol = getattr(stream, "__cuda_stream__", None)
     if protocol is not None:
-        return int((protocol() if callable(protocol) else protocol)[1])
+        return _known_stream((protocol() if callable(protocol) else protocol)[1])
     for attribute in ("cuda_stream", "ptr", "handle"):
         value = getattr(stream, attribute, None)
         if value is not None:
             # A ctypes pointer holds None for address 0.
-            return int(getattr(value, "value", value) or 0)
+            return _known_stream(getattr(value, "value", value) or 0)
     raise TypeError(
         "stream must be an int address or a stream of PyTorch, CuPy, Numba or cuda.core, "
         f"not {type(stream).__name__}"
     )
 
 
+def _known_stream(address: Any) -> int:
+    """Return an address with the default stream, which has two, by the one that is used here."""
+    if int(address) < 0:
+        raise ValueError(f"stream must be the address of a stream, not {address}")
+    return LEGACY_STREAM if int(address) == _LEGACY_BY_NAME else int(address)
+
+
 def current_stream(library: str | None, index: int) -> int:
     """Return the stream on which `library` (``"torch"``, ``"cupy"`` or None) queues work of this thread now."""
     module: Any = sys.modules.get(library) if library else None
     if library == "torch" and module is not None:
-        return int(module.cuda.current_stream(index).cuda_stream)
+        return _known_stream(module.cuda.current_stream(index).cuda_stream)
     if library == "cupy" and module is not None:
-        return int(module.cuda.get_current_stream().ptr)
+        return _known_stream(module.cuda.get_current_stream().ptr)
     return LEGACY_STREAM
 
 
@@ -366,7 +291,10 @@ def _release(device: Device, name: str, handle: Any) -> None:
     if sys.is_finalizing():
         return
     try:
-        with device.current():
+        with device.current(), allocating():
+            if name == "cuMemFreeHost":
+                # Copies from or to it may be under way still; freeing device memory waits by itself.
+                driver().cuCtxSynchronize()
             call(name, handle)
     except RuntimeError:
         pass

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from numba_lamb.arrays import Storage, is_array, on_device
+from numba_lamb.arrays import Storage, is_array, on_device, value_on_device
 
 RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
 """A number, a 0-d or 1-D array, an iterable with one value per step, or a callable of the 0-based step."""
@@ -94,7 +94,9 @@ class Rate:
             self.number = self._checked(given)
             return lambda step: given
         if is_array(given):
-            self.storage = on_device(self.name, given)
+            storage = self.storage = on_device(self.name, given)
+            if storage is not None:
+                return lambda step: value_on_device(storage)
         if callable(given):
             self.is_schedule = True
             reader: Callable[[int], Any] = given
@@ -104,8 +106,7 @@ class Rate:
                 f"{self.name} must be a number, a table, or a callable, not the string {given!r}"
             )
         if dimensions == 0:
-            if self.storage is None:
-                self._checked(given)
+            self._checked(given)
             return lambda step: given
         if dimensions is not None and dimensions > 1:
             raise ValueError(f"{self.name} as an array must have 0 or 1 dimensions, not {dimensions}")

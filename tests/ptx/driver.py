@@ -2,62 +2,39 @@
 
 Nothing that is queued on a stream happens before somebody waits for it, which is the latest that the real driver
 allows. So a host buffer that is written over too soon, a result that is read without waiting, and a stream that
-does not wait for another show up as wrong values rather than by luck.
+does not wait for another show up as wrong values rather than by luck. A stream made by `stream` is a non-blocking
+one: not even the default stream waits for it.
+
+While a stream is captured, what the real driver forbids then fails and spoils the capture.
 """
 
 import ctypes
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
-from ptx.interpreter import Memory, launch, parse
+from ptx.driver_types import (
+    Capture,
+    CUdevice_attribute,
+    CUevent_flags,
+    CUpointer_attribute,
+    CUresult,
+    CUstreamCaptureMode,
+    CUstreamCaptureStatus,
+    Queue,
+    Work,
+)
+from ptx.interpreter import Memory, parse
+from ptx.relaunch import relaunch
 
 CAPABILITY = (9, 0)
 POISON = 0xFF
-
-
-class CUresult(IntEnum):
-    CUDA_SUCCESS = 0
-    CUDA_ERROR_INVALID_VALUE = 1
-    CUDA_ERROR_NOT_READY = 600
-    CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900
-
-
-class CUdevice_attribute(IntEnum):
-    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75
-    CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76
-
-
-class CUpointer_attribute(IntEnum):
-    CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL = 9
-
-
-class CUevent_flags(IntEnum):
-    CU_EVENT_DISABLE_TIMING = 2
-
-
-class CUstreamCaptureStatus(IntEnum):
-    CU_STREAM_CAPTURE_STATUS_NONE = 0
-    CU_STREAM_CAPTURE_STATUS_ACTIVE = 1
-
+LEGACY = 0
+WARP = 32
 
 OK = (CUresult.CUDA_SUCCESS,)
-
-
-class Queue:
-    """The work of one stream: what is done and what is still to come."""
-
-    def __init__(self) -> None:
-        self.work: list[Callable[[], None]] = []
-        self.done = 0
-
-    def run(self, end: int | None = None) -> None:
-        end = len(self.work) if end is None else end
-        while self.done < end:
-            self.done += 1
-            self.work[self.done - 1]()
+UNSUPPORTED = CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 
 
 class FakeDriver:
@@ -67,6 +44,7 @@ class FakeDriver:
     CUdevice_attribute = CUdevice_attribute
     CUpointer_attribute = CUpointer_attribute
     CUevent_flags = CUevent_flags
+    CUstreamCaptureMode = CUstreamCaptureMode
     CUstreamCaptureStatus = CUstreamCaptureStatus
 
     def __init__(self, devices: int = 1) -> None:
@@ -74,12 +52,20 @@ class FakeDriver:
         self.memory = Memory()
         self.owners: dict[int, tuple[int, int, np.ndarray]] = {}
         self.host: dict[int, np.ndarray] = {}
-        self.queues: dict[int, Queue] = {0: Queue()}
-        self.graphs: dict[int, list[Callable[[], None]]] = {}
-        self.events: dict[int, tuple[int, int]] = {}
+        self.queues: dict[int, Queue] = {LEGACY: Queue()}
+        self.captures: dict[int, Capture] = {}
+        self.mode = CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
+        self.events: dict[int, tuple[Queue | Capture, int]] = {}
         self.contexts: list[int] = [0]
         self.launches: list[str] = []
         self.waits = 0
+        """Calls that the host had to wait in."""
+        self.one_warp_at_a_time = False
+        """Whether the warps of a kernel run one after another, rather than all in step."""
+        self.perform: Callable[[str, list[int]], None] | None = None
+        """What is done in place of a kernel, from its name and arguments."""
+        self.bytes_left: int | None = None
+        """What may still be allocated."""
         self._next = 1000
 
     # -- what tests use ------------------------------------------------------------------------------------
@@ -90,28 +76,39 @@ class FakeDriver:
         self.queues[handle] = Queue()
         return handle
 
-    def queue(self, stream: int, work: Callable[[], None]) -> None:
+    def destroy(self, stream: int) -> None:
+        """End a stream, whose handle must not be used any more."""
+        self.queues.pop(stream).run()
+
+    def queue(self, stream: int, work: Work) -> None:
         """Queue work on a stream, or record it where the stream is being captured."""
-        if stream in self.graphs:
-            self.graphs[stream].append(work)
-        else:
-            self.queues[stream].work.append(work)
+        if stream in self.captures:
+            self.captures[stream].work.append(work)
+            return
+        if stream == LEGACY:
+            self._spoil("work on the default stream")
+        self.queues[stream].work.append(work)
 
-    def begin_capture(self, stream: int) -> None:
-        self.graphs[stream] = []
-
-    def end_capture(self, stream: int) -> list[Callable[[], None]]:
-        return self.graphs.pop(stream)
-
-    def replay(self, graph: list[Callable[[], None]], stream: int) -> None:
-        for work in graph:
-            self.queue(stream, work)
-
-    def finish(self) -> None:
-        """Do everything that is queued."""
+    def progress(self) -> None:
+        """Let the GPUs do all that is queued, which no call of the host waits for."""
         while any(queue.done < len(queue.work) for queue in self.queues.values()):
             for queue in self.queues.values():
                 queue.run()
+
+    def begin_capture(self, stream: int) -> None:
+        assert stream != LEGACY, "the default stream cannot be captured"
+        self.captures[stream] = Capture()
+
+    def end_capture(self, stream: int) -> list[Work]:
+        """Return the graph that was captured."""
+        capture = self.captures[stream]
+        self.captures = {handle: other for handle, other in self.captures.items() if other is not capture}
+        assert not capture.spoiled_by, f"spoiled by {capture.spoiled_by}"
+        return capture.work
+
+    def replay(self, graph: list[Work], stream: int) -> None:
+        for work in graph:
+            self.queue(stream, work)
 
     def allocate(self, array: np.ndarray, device: int = 0, misaligned_by: int = 0) -> int:
         """Put a host array's memory on a device and return its address there."""
@@ -119,15 +116,37 @@ class FakeDriver:
         self.owners[address] = (device, array.nbytes, array)
         return address
 
+    # -- capture -------------------------------------------------------------------------------------------
+
+    def _spoil(self, what: str) -> bool:
+        """Return whether something is captured, which `what` spoils."""
+        for capture in self.captures.values():
+            capture.spoiled_by.append(what)
+        return bool(self.captures)
+
+    def _is_unsafe(self, what: str) -> bool:
+        """Return whether `what` is forbidden now, unless the thread said that it knows better."""
+        return self.mode != CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED and self._spoil(what)
+
+    def cuThreadExchangeStreamCaptureMode(self, mode: CUstreamCaptureMode) -> Any:
+        before, self.mode = self.mode, mode
+        return CUresult.CUDA_SUCCESS, before
+
+    def cuStreamIsCapturing(self, stream: int) -> Any:
+        if stream == LEGACY:
+            self._spoil("a question about the default stream")
+        else:
+            assert stream in self.queues, "no such stream"
+        return CUresult.CUDA_SUCCESS, CUstreamCaptureStatus(int(stream in self.captures))
+
     # -- contexts and devices ------------------------------------------------------------------------------
 
     def cuInit(self, flags: int) -> Any:
         return OK
 
     def cuDeviceGet(self, index: int) -> Any:
-        return (
-            (CUresult.CUDA_SUCCESS, index) if index < self.devices else (CUresult.CUDA_ERROR_INVALID_VALUE, 0)
-        )
+        known = index < self.devices
+        return (CUresult.CUDA_SUCCESS, index) if known else (CUresult.CUDA_ERROR_INVALID_VALUE, None)
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> Any:
         return CUresult.CUDA_SUCCESS, device + 1
@@ -147,35 +166,55 @@ class FakeDriver:
         return CUresult.CUDA_SUCCESS, self.contexts.pop()
 
     def cuCtxSynchronize(self) -> Any:
-        if self.graphs:
-            return (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
-        self.waits += 1
-        self.finish()
+        self._need_context()
+        if self.captures:
+            self._is_unsafe("waiting for the device")
+            return (UNSUPPORTED,)
+        self.waits += any(queue.done < len(queue.work) for queue in self.queues.values())
+        self.progress()
         return OK
+
+    def _need_context(self) -> None:
+        assert self.contexts[-1], "no device is current"
 
     # -- memory --------------------------------------------------------------------------------------------
 
     def cuMemAlloc(self, size: int) -> Any:
         self._need_context()
-        if self.graphs:
-            return CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, 0
+        if self._is_unsafe("allocating memory"):
+            return UNSUPPORTED, None
+        if self.bytes_left is not None:
+            if size > self.bytes_left:
+                return CUresult.CUDA_ERROR_OUT_OF_MEMORY, None
+            self.bytes_left -= size
         array = np.full(size, POISON, dtype=np.uint8)
         return CUresult.CUDA_SUCCESS, self.allocate(array, self.contexts[-1] - 1)
 
     def cuMemFree(self, address: int) -> Any:
-        self.finish()
-        _, _, array = self.owners.pop(address)
-        array.reshape(-1).view(np.uint8)[:] = POISON
+        self._need_context()
+        if self._is_unsafe("freeing memory"):
+            return (UNSUPPORTED,)
+        if not self.captures:
+            self.progress()
+        self.owners.pop(address)
+        memory = self.memory
+        memory.buffers = [buffer for buffer in memory.buffers if buffer.address != address]
+        memory.starts = np.array([buffer.address for buffer in memory.buffers], np.uint64)
+        memory.views.clear()
         return OK
 
     def cuMemHostAlloc(self, size: int, flags: int) -> Any:
-        if self.graphs:
-            return CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, 0
+        self._need_context()
+        if self._is_unsafe("page-locking memory"):
+            return UNSUPPORTED, None
         array = np.full(size, POISON, dtype=np.uint8)
         self.host[array.ctypes.data] = array
         return CUresult.CUDA_SUCCESS, array.ctypes.data
 
     def cuMemFreeHost(self, address: int) -> Any:
+        self._need_context()
+        if self._is_unsafe("freeing page-locked memory"):
+            return (UNSUPPORTED,)
         self.host.pop(address)[:] = POISON
         return OK
 
@@ -183,7 +222,7 @@ class FakeDriver:
         for start, (device, size, _) in self.owners.items():
             if start <= address < start + size:
                 return CUresult.CUDA_SUCCESS, device
-        return CUresult.CUDA_ERROR_INVALID_VALUE, 0
+        return CUresult.CUDA_ERROR_INVALID_VALUE, None
 
     def _bytes(self, address: int, size: int) -> np.ndarray:
         for start, (_, length, array) in self.owners.items():
@@ -192,113 +231,155 @@ class FakeDriver:
         raise AssertionError(f"{size} bytes at {address:#x} lie in no allocation")
 
     def cuMemsetD8(self, address: int, value: int, size: int) -> Any:
-        self._bytes(address, size)[:] = value
+        self._need_context()
+
+        def fill() -> None:
+            self._bytes(address, size)[:] = value
+
+        # The real one comes back before it is done, too.
+        self.queue(LEGACY, fill)
         return OK
 
     def cuMemcpyHtoD(self, target: int, source: int, size: int) -> Any:
-        self.queues[0].run()
-        self._bytes(target, size)[:] = np.frombuffer(ctypes.string_at(source, size), np.uint8)
+        self._need_context()
+        self._wait_for(self.queues[LEGACY])
+        values = ctypes.string_at(source, size)
+        # It comes back when the host's memory was read, which can be before the device's was written.
+        self.queue(LEGACY, lambda: self._put(target, values))
         return OK
 
     def cuMemcpyDtoH(self, target: int, source: int, size: int) -> Any:
-        self.queues[0].run()
+        self._need_context()
+        if self._spoil("a copy that waits"):
+            return (UNSUPPORTED,)
+        self._wait_for(self.queues[LEGACY])
         ctypes.memmove(target, self._bytes(source, size).tobytes(), size)
         return OK
 
     def cuMemcpyHtoDAsync(self, target: int, source: int, size: int, stream: int) -> Any:
-        self._need_pinned(source, size)
+        self._need_context()
 
         def copy() -> None:
-            self._bytes(target, size)[:] = np.frombuffer(ctypes.string_at(source, size), np.uint8)
+            self._need_pinned(source, size)
+            self._put(target, ctypes.string_at(source, size))
 
+        self._need_pinned(source, size)
         self.queue(stream, copy)
         return OK
 
     def cuMemcpyDtoHAsync(self, target: int, source: int, size: int, stream: int) -> Any:
+        self._need_context()
+
+        def copy() -> None:
+            self._need_pinned(target, size)
+            ctypes.memmove(target, self._bytes(source, size).tobytes(), size)
+
         self._need_pinned(target, size)
-        self.queue(stream, lambda: ctypes.memmove(target, self._bytes(source, size).tobytes(), size) and None)
+        self.queue(stream, copy)
         return OK
+
+    def _put(self, target: int, values: bytes) -> None:
+        self._bytes(target, len(values))[:] = np.frombuffer(values, np.uint8)
 
     def _need_pinned(self, address: int, size: int) -> None:
         inside = (start <= address and address + size <= start + len(a) for start, a in self.host.items())
         assert any(inside), "an asynchronous copy from or to memory that is not page-locked"
 
-    def _need_context(self) -> None:
-        assert self.contexts[-1], "no device is current"
-
     # -- kernels -------------------------------------------------------------------------------------------
 
     def cuModuleLoadData(self, image: bytes) -> Any:
         self._need_context()
+        if self._is_unsafe("loading a kernel"):
+            return UNSUPPORTED, None
         return CUresult.CUDA_SUCCESS, image.decode()
 
     def cuModuleGetFunction(self, module: str, name: bytes) -> Any:
         return CUresult.CUDA_SUCCESS, parsed(module, name.decode())
 
     def cuLaunchKernel(
-        self,
-        function: Any,
-        grid_x: int,
-        grid_y: int,
-        grid_z: int,
-        block_x: int,
-        block_y: int,
-        block_z: int,
-        shared: int,
-        stream: int,
-        pointers: int,
-        extra: int,
-    ) -> Any:
+        self, function: Any, gx: int, gy: int, gz: int, x: int, y: int, z: int, shared: int, stream: int,
+        pointers: int, extra: int,
+    ) -> Any:  # fmt: skip
         self._need_context()
         places = (ctypes.c_uint64 * 2).from_address(pointers)
         arguments = [ctypes.c_uint64.from_address(place).value for place in places]
         self.launches.append(function.name)
-        self.queue(stream, lambda: launch(function, grid_x, block_x, arguments, self.memory) and None)
+        one_by_one = self.one_warp_at_a_time
+
+        def work() -> None:
+            if self.perform is not None:
+                self.perform(function.name, arguments)
+            elif one_by_one:
+                relaunch(function, gx * x // WARP, WARP, arguments, self.memory, resident=1)
+            else:
+                relaunch(function, gx, x, arguments, self.memory)
+
+        self.queue(stream, work)
         return OK
 
     # -- streams and events --------------------------------------------------------------------------------
 
+    def _wait_for(self, queue: Queue, end: int | None = None) -> None:
+        end = len(queue.work) if end is None else end
+        self.waits += queue.done < end
+        queue.run(end)
+
     def cuStreamSynchronize(self, stream: int) -> Any:
-        if self.graphs:
-            return (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
-        self.waits += 1
-        self.queues[stream].run()
+        self._need_context()
+        if self._spoil("waiting for a stream"):
+            return (UNSUPPORTED,)
+        self._wait_for(self.queues[stream])
         return OK
 
-    def cuStreamIsCapturing(self, stream: int) -> Any:
-        return CUresult.CUDA_SUCCESS, CUstreamCaptureStatus(int(stream in self.graphs))
-
     def cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> Any:
-        other, end = self.events[event]
-        self.queue(stream, lambda: self.queues[other].run(end))
+        self._need_context()
+        source, end = self.events[event]
+        if isinstance(source, Capture):
+            # Who waits for captured work is captured from then on.
+            self.captures[stream] = source
+        elif stream in self.captures:
+            self._spoil("waiting for what is not captured")
+            return (CUresult.CUDA_ERROR_STREAM_CAPTURE_ISOLATION,)
+        else:
+            self.queue(stream, lambda: source.run(end))
         return OK
 
     def cuEventCreate(self, flags: int) -> Any:
+        self._need_context()
         handle = self._handle()
-        self.events[handle] = (0, 0)
+        self.events[handle] = (self.queues[LEGACY], 0)
         return CUresult.CUDA_SUCCESS, handle
 
     def cuEventDestroy(self, event: int) -> Any:
+        self._need_context()
         del self.events[event]
         return OK
 
     def cuEventRecord(self, event: int, stream: int) -> Any:
-        self.events[event] = (stream, len(self.queues[stream].work))
+        self._need_context()
+        if stream in self.captures:
+            self.events[event] = (self.captures[stream], 0)
+            return OK
+        if stream == LEGACY:
+            self._spoil("a mark on the default stream")
+        queue = self.queues[stream]
+        self.events[event] = (queue, len(queue.work))
         return OK
 
     def cuEventSynchronize(self, event: int) -> Any:
-        if self.graphs:
-            return (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
-        stream, end = self.events[event]
-        self.waits += self.queues[stream].done < end
-        self.queues[stream].run(end)
+        self._need_context()
+        source, end = self.events[event]
+        if self._is_unsafe("waiting for a mark") or isinstance(source, Capture):
+            return (UNSUPPORTED,)
+        self._wait_for(source, end)
         return OK
 
     def cuEventQuery(self, event: int) -> Any:
-        if self.graphs:
-            return (CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED,)
-        stream, end = self.events[event]
-        return OK if self.queues[stream].done >= end else (CUresult.CUDA_ERROR_NOT_READY,)
+        self._need_context()
+        source, end = self.events[event]
+        if self._is_unsafe("asking for a mark") or isinstance(source, Capture):
+            return (UNSUPPORTED,)
+        return OK if source.done >= end else (CUresult.CUDA_ERROR_NOT_READY,)
 
     def _handle(self) -> int:
         self._next += 1

@@ -17,7 +17,7 @@ from numba_lamb.kernels.launch import thread_count, thread_limit
 
 __all__ = ["add_parser", "collect", "describe", "run", "simd_bits"]
 
-_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", "torch")
+_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", "torch", "numba-cuda", "cuda-bindings")
 _LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 _SECTIONS = {
     "versions": "Versions",
@@ -138,7 +138,8 @@ def _cpu() -> dict[str, Any]:
 def _kernel_cache() -> dict[str, Any]:
     if cache_state.folder is None:
         return {"folder": None, "because": cache_state.reason}
-    files = [path.stat().st_size for path in Path(cache_state.folder).glob("*.nbc")]
+    kept = [path for suffix in ("nbc", "cubin") for path in Path(cache_state.folder).glob(f"*.{suffix}")]
+    files = [path.stat().st_size for path in kept]
     return {"folder": cache_state.folder, "files": len(files), "megabytes": round(sum(files) / 1e6, 1)}
 
 

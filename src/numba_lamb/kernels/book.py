@@ -44,18 +44,25 @@
     CHECKS,
     CLIPS,
     LAST_PART,
-) = range(34)
-FIELDS = 34
+    # Which making of the tables this book is of.
+    MAKING,
+) = range(35)
+FIELDS = 35
 
 # float64 scalars.
 BETA1, BETA2, CORRECTED, LARGEST, MAX_GRAD_NORM, LOSS_SCALE = range(6)
 CONSTANTS_COUNT = 6
 
-# APPLIED, SKIPPED and REFUSED count steps. FOUND (a gradient is not finite), ENDED (a table of rates has no value
-# for the step) and BAD_RATE (a rate in device memory is negative or not finite) are raised by the step's first
-# kernel and lowered by its last; STOPPED is their verdict for that last one, which may not read what it lowers.
-APPLIED, SKIPPED, REFUSED, FOUND, ENDED, BAD_RATE, STOPPED, REASONS = range(8)
+# APPLIED, SKIPPED and REFUSED count steps. FOUND (a gradient is not finite) and REFUSAL (why the step cannot be
+# taken at all) are set before any kernel of a step changes something, and cleared by its last; STOPPED is their
+# verdict for that last one, which may not read what it clears. REASONS holds all refusals so far. CURRENT is the
+# making that books must be of: a captured graph may hold an older one.
+APPLIED, SKIPPED, REFUSED, FOUND, REFUSAL, STOPPED, REASONS, CURRENT = range(8)
 CONTROLS = 8
+
+# Refusals, which are bits: a table of rates has no value for the step; a rate in device memory is negative or not
+# finite; the book is of an older making.
+ENDED, BAD_RATE, STALE = 1, 2, 4
 
 # The sum of squares over parts so far; that of the last step that was applied, and whether it was clipped at all.
 CLIP_SUM, CLIP_NORM, CLIPPED = range(3)
@@ -67,3 +74,6 @@ QUANTITIES = 2
 SOURCE, PAYLOAD = range(2)
 SOURCE_FIELDS = 2
 NUMBER, TABLE, DEVICE_FLOAT32, DEVICE_FLOAT64 = range(4)
+
+THREADS = 128
+"""Threads in a block: four warps, so that a finished chunk frees its place soon."""

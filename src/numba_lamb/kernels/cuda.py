@@ -18,7 +18,7 @@ import numpy as np
 
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.kernels.cuda_intrinsics import load4, pointer_to, zero_like
+from numba_lamb.kernels.cuda_intrinsics import load_rows, pointer_to, zero_like
 from numba_lamb.kernels.cuda_step import close_step, count_step, settle
 from numba_lamb.kernels.cuda_warp import (
     QUAD,
@@ -26,14 +26,13 @@ from numba_lamb.kernels.cuda_warp import (
     add_lanes,
     add_squares,
     address_of,
-    centralized,
-    decayed_gradients,
     descended,
     doubles,
     first_moments,
     is_stopped,
     lamb_directions,
-    load_some,
+    lamb_gradients,
+    lars_gradients,
     longs,
     may_vectorize,
     momentum_advances,
@@ -75,38 +74,30 @@ def lamb_advance(book: Any, scalars: Any) -> None:
     first_row = longs(book, at.FIRST_ROW)[layer]
     length = longs(book, at.ROW_LENGTHS)[layer]
     means = values(book, at.MEANS, scalars)
-    weight_lanes = (0.0, 0.0, 0.0, 0.0)
-    update_lanes = (0.0, 0.0, 0.0, 0.0)
+    a = b = c = d = 0.0
+    p = q = r = s = 0.0
     for place in range(start, last, 2 * LANES):
         i = place + QUAD * this_lane()
         j = i + LANES
         whole = vectorized and place + 2 * LANES <= last
-        # Two rows at a time: all eight loads are under way before the first value is used.
-        if whole:
-            w_i, g_i, m_i, v_i = load4(w, i), load4(g, i), load4(m, i), load4(v, i)
-            w_j, g_j, m_j, v_j = load4(w, j), load4(g, j), load4(m, j), load4(v, j)
-        else:
-            w_i, g_i = load_some(w, i, last, zero), load_some(g, i, last, zero)
-            m_i, v_i = load_some(m, i, last, zero), load_some(v, i, last, zero)
-            w_j, g_j = load_some(w, j, last, zero), load_some(g, j, last, zero)
-            m_j, v_j = load_some(m, j, last, zero), load_some(v, j, last, zero)
-        if first_row < 0:
-            g_i, g_j = scaled(g_i, rescale), scaled(g_j, rescale)
-        else:
-            d_i, d_j = decayed_gradients(g_i, w_i, rescale, zero), decayed_gradients(g_j, w_j, rescale, zero)
-            g_i = centralized(d_i, means, first_row, i, last, length, zero)
-            g_j = centralized(d_j, means, first_row, j, last, length, zero)
-        m_i, m_j = first_moments(m_i, g_i, beta1, complement1), first_moments(m_j, g_j, beta1, complement1)
-        v_i, v_j = second_moments(v_i, g_i, beta2, complement2), second_moments(v_j, g_j, beta2, complement2)
-        u_i = lamb_directions(w_i, m_i, v_i, correction1, correction2, eps, decay)
-        u_j = lamb_directions(w_j, m_j, v_j, correction1, correction2, eps, decay)
-        store(m, i, last, whole, m_i)
-        store(v, i, last, whole, v_i)
-        store(m, j, last, whole, m_j)
-        store(v, j, last, whole, v_j)
-        weight_lanes = add_squares(add_squares(weight_lanes, w_i), w_j)
-        update_lanes = add_squares(add_squares(update_lanes, u_i), u_j)
-    weight_sum, update_sum = add_lanes(weight_lanes), add_lanes(update_lanes)
+        w_i, g_i, m_i, v_i, w_j, g_j, m_j, v_j = load_rows((w, g, m, v), 2, i, LANES, last, whole)
+        d_i = lamb_gradients(g_i, w_i, rescale, means, first_row, i, last, length)
+        d_j = lamb_gradients(g_j, w_j, rescale, means, first_row, j, last, length)
+        new_m_i, new_m_j = (
+            first_moments(m_i, d_i, beta1, complement1),
+            first_moments(m_j, d_j, beta1, complement1),
+        )
+        new_v_i = second_moments(v_i, d_i, beta2, complement2)
+        new_v_j = second_moments(v_j, d_j, beta2, complement2)
+        u_i = lamb_directions(w_i, new_m_i, new_v_i, correction1, correction2, eps, decay)
+        u_j = lamb_directions(w_j, new_m_j, new_v_j, correction1, correction2, eps, decay)
+        store(m, i, last, whole, new_m_i)
+        store(v, i, last, whole, new_v_i)
+        store(m, j, last, whole, new_m_j)
+        store(v, j, last, whole, new_v_j)
+        a, b, c, d = add_squares(add_squares((a, b, c, d), w_i), w_j)
+        p, q, r, s = add_squares(add_squares((p, q, r, s), u_i), u_j)
+    weight_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
     if this_lane() == 0:
         doubles(book, at.SUMS)[2 * chunk] = weight_sum
         doubles(book, at.SUMS)[2 * chunk + 1] = update_sum
@@ -161,20 +152,7 @@ def lamb_descend(book: Any, scalars: Any) -> None:
         i = place + QUAD * this_lane()
         j = i + LANES
         whole = vectorized and place + 2 * LANES <= last
-        if whole:
-            w_i, m_i, v_i = load4(w, i), load4(m, i), load4(v, i)
-            w_j, m_j, v_j = load4(w, j), load4(m, j), load4(v, j)
-        else:
-            w_i, m_i, v_i = (
-                load_some(w, i, last, zero),
-                load_some(m, i, last, zero),
-                load_some(v, i, last, zero),
-            )
-            w_j, m_j, v_j = (
-                load_some(w, j, last, zero),
-                load_some(m, j, last, zero),
-                load_some(v, j, last, zero),
-            )
+        w_i, m_i, v_i, w_j, m_j, v_j = load_rows((w, m, v), 2, i, LANES, last, whole)
         u_i = lamb_directions(w_i, m_i, v_i, correction1, correction2, eps, decay)
         u_j = lamb_directions(w_j, m_j, v_j, correction1, correction2, eps, decay)
         store(w, i, last, whole, descended(w_i, u_i, scale))
@@ -199,20 +177,15 @@ def lars_sums(book: Any, scalars: Any) -> None:
     w, g = pointer_to(weights, zero), pointer_to(gradient, zero)
     vectorized = may_vectorize(weights | gradient)
     rescale = scalars[layer * rows.SCALARS + rows.RESCALE]
-    weight_lanes = (0.0, 0.0, 0.0, 0.0)
-    gradient_lanes = (0.0, 0.0, 0.0, 0.0)
+    a = b = c = d = 0.0
+    p = q = r = s = 0.0
     for place in range(start, last, 2 * LANES):
         i = place + QUAD * this_lane()
-        j = i + LANES
         whole = vectorized and place + 2 * LANES <= last
-        if whole:
-            w_i, g_i, w_j, g_j = load4(w, i), load4(g, i), load4(w, j), load4(g, j)
-        else:
-            w_i, g_i = load_some(w, i, last, zero), load_some(g, i, last, zero)
-            w_j, g_j = load_some(w, j, last, zero), load_some(g, j, last, zero)
-        weight_lanes = add_squares(add_squares(weight_lanes, w_i), w_j)
-        gradient_lanes = add_squares(add_squares(gradient_lanes, scaled(g_i, rescale)), scaled(g_j, rescale))
-    weight_sum, gradient_sum = add_lanes(weight_lanes), add_lanes(gradient_lanes)
+        w_i, g_i, w_j, g_j = load_rows((w, g), 2, i, LANES, last, whole)
+        a, b, c, d = add_squares(add_squares((a, b, c, d), w_i), w_j)
+        p, q, r, s = add_squares(add_squares((p, q, r, s), scaled(g_i, rescale)), scaled(g_j, rescale))
+    weight_sum, gradient_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
     if this_lane() == 0:
         doubles(book, at.SUMS)[2 * chunk] = weight_sum
         doubles(book, at.SUMS)[2 * chunk + 1] = gradient_sum
@@ -286,31 +259,14 @@ def lars_update(book: Any, scalars: Any) -> None:
         i = place + QUAD * this_lane()
         j = i + LANES
         whole = vectorized and place + 2 * LANES <= last
-        if whole:
-            w_i, g_i, v_i = load4(w, i), load4(g, i), load4(v, i)
-            w_j, g_j, v_j = load4(w, j), load4(g, j), load4(v, j)
-        else:
-            w_i, g_i, v_i = (
-                load_some(w, i, last, zero),
-                load_some(g, i, last, zero),
-                load_some(v, i, last, zero),
-            )
-            w_j, g_j, v_j = (
-                load_some(w, j, last, zero),
-                load_some(g, j, last, zero),
-                load_some(v, j, last, zero),
-            )
-        d_i, d_j = decayed_gradients(g_i, w_i, rescale, decay), decayed_gradients(g_j, w_j, rescale, decay)
-        if first_row >= 0:
-            d_i = centralized(d_i, means, first_row, i, last, length, zero)
-            d_j = centralized(d_j, means, first_row, j, last, length, zero)
-        v_i, v_j = (
-            momentum_advances(v_i, d_i, momentum, advance),
-            momentum_advances(v_j, d_j, momentum, advance),
-        )
-        u_i = momentum_directions(v_i, d_i, advance, velocity, lookahead)
-        u_j = momentum_directions(v_j, d_j, advance, velocity, lookahead)
-        store(v, i, last, whole, v_i)
-        store(v, j, last, whole, v_j)
+        w_i, g_i, v_i, w_j, g_j, v_j = load_rows((w, g, v), 2, i, LANES, last, whole)
+        d_i = lars_gradients(g_i, w_i, rescale, decay, means, first_row, i, last, length)
+        d_j = lars_gradients(g_j, w_j, rescale, decay, means, first_row, j, last, length)
+        new_v_i = momentum_advances(v_i, d_i, momentum, advance)
+        new_v_j = momentum_advances(v_j, d_j, momentum, advance)
+        u_i = momentum_directions(new_v_i, d_i, advance, velocity, lookahead)
+        u_j = momentum_directions(new_v_j, d_j, advance, velocity, lookahead)
+        store(v, i, last, whole, new_v_i)
+        store(v, j, last, whole, new_v_j)
         store(w, i, last, whole, descended(w_i, u_i, descend))
         store(w, j, last, whole, descended(w_j, u_j, descend))

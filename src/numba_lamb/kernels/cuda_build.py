@@ -10,12 +10,14 @@ import os
 import re
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from numba_lamb._compile import cache_state
+from numba_lamb.kernels.book import THREADS
 
 _INSTALL = "pip install 'numba-lamb[cuda13]' (driver 580 or newer) or 'numba-lamb[cuda12]'"
 _TOOLS = (
@@ -28,15 +30,17 @@ _TOOLS = (
     "nvidia-nvjitlink-cu12",
 )
 
+_DIGEST = hashlib.sha256().digest_size
+_LEAST_BLOCKS = {("lamb_advance", "float32"): 4}
+"""Blocks that a multiprocessor must hold, where the compiler would use registers for fewer without need."""
+
 
 def machine_code(kernel: Callable[..., None], dtype: np.dtype[Any], capability: tuple[int, int]) -> bytes:
     """Return a kernel's machine code for parameters of `dtype`, from the disk where it was made before."""
     path = _cached_path(kernel, dtype, capability)
-    if path is not None:
-        try:
-            return path.read_bytes()
-        except OSError:
-            pass
+    found = None if path is None else _read(path)
+    if found is not None:
+        return found
     code = link(ptx(kernel, dtype, capability), capability)
     if path is not None:
         _save(path, code)
@@ -52,7 +56,11 @@ def ptx(kernel: Callable[..., None], dtype: np.dtype[Any], capability: tuple[int
         raise ImportError(f"arrays on a GPU need numba-cuda: {_INSTALL}")
     value = types.float32 if dtype == np.float32 else types.float64
     signature = types.void(types.CPointer(types.int64), types.CPointer(value))
-    text, _ = cuda.compile(kernel, signature, cc=capability, device=False, abi="numba", output="ptx")
+    blocks = _LEAST_BLOCKS.get((kernel.__name__, dtype.name))
+    bounds = None if blocks is None else (THREADS, blocks)
+    text, _ = cuda.compile(
+        kernel, signature, cc=capability, device=False, abi="numba", output="ptx", launch_bounds=bounds
+    )
     entry = re.search(r"\.entry\s+(\w+)", text)
     if entry is None:
         raise RuntimeError(f"numba-cuda made no entry for {kernel.__name__}")
@@ -63,9 +71,11 @@ def link(text: str, capability: tuple[int, int]) -> bytes:
     """Return the machine code that nvJitLink makes of PTX."""
     try:
         from cuda.bindings import nvjitlink
-    except ImportError as error:
-        raise ImportError(f"arrays on a GPU need nvJitLink: {_INSTALL}") from error
-    handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
+
+        handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
+    except (ImportError, RuntimeError) as error:
+        # The bindings may be there without the library itself.
+        raise ImportError(f"arrays on a GPU need nvJitLink ({error}): {_INSTALL}") from error
     try:
         source = text.encode()
         nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "numba_lamb")
@@ -100,11 +110,21 @@ def _version(name: str) -> str:
         return "none"
 
 
+def _read(path: Path) -> bytes | None:
+    """Return what `_save` wrote, None where there is nothing or what is there is damaged."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = content[:_DIGEST], content[_DIGEST:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
 def _save(path: Path, code: bytes) -> None:
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(code)
+        beside.write_bytes(hashlib.sha256(code).digest() + code)
         os.replace(beside, path)
         kept = path.name.rsplit("-", 1)[0]
         for older in path.parent.glob(f"{path.name.split('.')[0]}.{path.name.split('.')[1]}.*.cubin"):
@@ -112,4 +132,5 @@ def _save(path: Path, code: bytes) -> None:
                 older.unlink(missing_ok=True)
     except OSError:
         # A full disk or a folder that turned read-only costs a compilation next time.
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)

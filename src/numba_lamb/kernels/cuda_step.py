@@ -8,7 +8,7 @@ import numpy as np
 from numba_lamb._compile import cuda_function
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.kernels.cuda_intrinsics import load4, pointer_to, zero_like
+from numba_lamb.kernels.cuda_intrinsics import load_rows, pointer_to, zero_like
 from numba_lamb.kernels.cuda_warp import (
     QUAD,
     WARP,
@@ -20,7 +20,6 @@ from numba_lamb.kernels.cuda_warp import (
     decayed_gradients,
     doubles,
     is_stopped,
-    load_some,
     longs,
     may_vectorize,
     nonfinite_values,
@@ -59,14 +58,13 @@ def close_step(book: Any) -> None:
             control[at.APPLIED] += 1
             clip[at.CLIP_NORM] = clip[at.CLIP_SUM]
             clip[at.CLIPPED] = book[at.CLIPS]
-        elif control[at.ENDED] + control[at.BAD_RATE] != 0:
+        elif control[at.REFUSAL] != 0:
             control[at.REFUSED] += 1
-            control[at.REASONS] |= control[at.ENDED] + 2 * control[at.BAD_RATE]
+            control[at.REASONS] |= control[at.REFUSAL]
         else:
             control[at.SKIPPED] += 1
         control[at.FOUND] = 0
-        control[at.ENDED] = 0
-        control[at.BAD_RATE] = 0
+        control[at.REFUSAL] = 0
         clip[at.CLIP_SUM] = 0.0
 
 
@@ -88,13 +86,13 @@ def group_value(book: Any, layer: Any, quantity: Any) -> Any:
     elif source == at.TABLE:
         step = control[at.APPLIED]
         if step >= book[at.TABLE_STEPS] and book[at.TABLE_REPEATS] == 0:
-            control[at.ENDED] = 1
+            control[at.REFUSAL] = at.ENDED
             value = 0.0
         else:
             position = (step % book[at.TABLE_STEPS]) * book[at.GROUP_COUNT] + longs(book, at.GROUP_OF)[layer]
             value = doubles(book, at.RATE_TABLE)[position * at.QUANTITIES + quantity]
     if not 0.0 <= value <= doubles(book, at.CONSTANTS)[at.LARGEST]:
-        control[at.BAD_RATE] = 1
+        control[at.REFUSAL] = at.BAD_RATE
     return value
 
 
@@ -103,6 +101,9 @@ def open_layer(book: Any, scalars: Any, layer: Any) -> None:
     """Write one layer's rate, decay and bias corrections for this step."""
     constants = doubles(book, at.CONSTANTS)
     row = layer * rows.SCALARS
+    control = longs(book, at.CONTROL)
+    if book[at.MAKING] != control[at.CURRENT]:
+        control[at.REFUSAL] = at.STALE
     doubles(book, at.RATES)[layer] = group_value(book, layer, at.LEARNING_RATE)
     decay = group_value(book, layer, at.WEIGHT_DECAY)
     scalars[row + rows.DECAY] = decay * doubles(book, at.DECAYED)[layer]
@@ -122,25 +123,19 @@ def check_gradient(book: Any, scalars: Any, chunk: Any) -> None:
     last = start if gradient == 0 else last
     g = pointer_to(gradient, zero)
     bad = 0
-    lanes = (0.0, 0.0, 0.0, 0.0)
+    a = b = c = d = 0.0
     for row in range(start, last, 4 * LANES):
         i = row + QUAD * this_lane()
         whole = may_vectorize(gradient) and row + 4 * LANES <= last
-        # Four rows at a time, so that their loads are under way together.
-        if whole:
-            one, two = load4(g, i), load4(g, i + LANES)
-            three, four = load4(g, i + 2 * LANES), load4(g, i + 3 * LANES)
-        else:
-            one = load_some(g, i, last, zero)
-            two = load_some(g, i + LANES, last, zero)
-            three = load_some(g, i + 2 * LANES, last, zero)
-            four = load_some(g, i + 3 * LANES, last, zero)
+        one, two, three, four = load_rows((g,), 4, i, LANES, last, whole)
         bad += (
             nonfinite_values(one) + nonfinite_values(two) + nonfinite_values(three) + nonfinite_values(four)
         )
         if book[at.CLIPS] != 0:
-            lanes = add_squares(add_squares(add_squares(add_squares(lanes, one), two), three), four)
-    squares = add_lanes(lanes)
+            a, b, c, d = add_squares(
+                add_squares(add_squares(add_squares((a, b, c, d), one), two), three), four
+            )
+    squares = add_lanes((a, b, c, d))
     found = add_lanes((np.float64(bad), 0.0, 0.0, 0.0))
     if this_lane() == 0:
         doubles(book, at.SUMS)[2 * chunk] = squares
@@ -174,10 +169,11 @@ def gradient_squares(book: Any, scalars: Any) -> None:
 
 
 def clip_gradients(book: Any, scalars: Any) -> None:
-    """Add a part's squares to those of the parts before it; runs as one warp."""
-    squares = add_column(doubles(book, at.SQUARES), 1, 0, 0, book[at.LAYERS])
-    if this_lane() == 0:
-        doubles(book, at.CLIP)[at.CLIP_SUM] += squares
+    """Add a part's squares to those of the parts before it, in one warp."""
+    if this_warp() == 0:
+        squares = add_column(doubles(book, at.SQUARES), 1, 0, 0, book[at.LAYERS])
+        if this_lane() == 0:
+            doubles(book, at.CLIP)[at.CLIP_SUM] += squares
 
 
 def scale_gradients(book: Any, scalars: Any) -> None:
@@ -208,15 +204,11 @@ def row_means(book: Any, scalars: Any) -> None:
             length = longs(book, at.ROW_LENGTHS)[layer]
             g, w = pointer_to(gradient, zero), pointer_to(address_of(book, layer, rows.WEIGHTS), zero)
             last = (number + 1) * length
-            lanes = (0.0, 0.0, 0.0, 0.0)
+            p = q = r = s = 0.0
             for i in range(number * length + QUAD * this_lane(), last, LANES):
-                d = decayed_gradients(
-                    load_some(g, i, last, zero),
-                    load_some(w, i, last, zero),
-                    scalars[scalar + rows.RESCALE],
-                    decay,
-                )
-                lanes = add_quads(lanes, widened(d))
-            total = add_lanes(lanes)
+                g_i, w_i = load_rows((g, w), 1, i, LANES, last, False)
+                d = decayed_gradients(g_i, w_i, scalars[scalar + rows.RESCALE], decay)
+                p, q, r, s = add_quads((p, q, r, s), widened(d))
+            total = add_lanes((p, q, r, s))
             if this_lane() == 0:
                 values(book, at.MEANS, scalars)[row] = total / np.float64(length)

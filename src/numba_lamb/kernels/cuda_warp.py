@@ -2,6 +2,8 @@
 
 A quad is the four consecutive values that one thread owns in a row of 128, as a tuple. Quads past the end of a
 chunk hold zeros, and zeros stay zeros through every rule, so that sums need no masks.
+
+No variable that is a tuple is assigned in two places or carried round a loop: NVVM before 13.4 never ends on one.
 """
 
 import math
@@ -13,7 +15,7 @@ from numba import cuda
 from numba_lamb._compile import bind, cuda_function
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.kernels.cuda_intrinsics import fma, multiply, pointer_to, shuffle_down, store4
+from numba_lamb.kernels.cuda_intrinsics import fma, multiply, pointer_to, shuffle_down, store4, zero_like
 from numba_lamb.layout import LANES
 from numba_lamb.numerics import rules as rule_text
 
@@ -62,7 +64,7 @@ def values(book: Any, field: Any, scalars: Any) -> Any:
 def is_stopped(book: Any) -> Any:
     """Return whether this step must change nothing."""
     control = longs(book, at.CONTROL)
-    return control[at.FOUND] + control[at.ENDED] + control[at.BAD_RATE] != 0
+    return control[at.FOUND] + control[at.REFUSAL] != 0
 
 
 @cuda_function
@@ -78,16 +80,6 @@ def may_vectorize(address: Any) -> Any:
 
 
 # -- quads ---------------------------------------------------------------------------------------------------
-
-
-@cuda_function
-def load_some(pointer: Any, first: Any, count: Any, zero: Any) -> Any:
-    """Return the quad at `first`, with `zero` from `count` on."""
-    a = pointer[first] if first < count else zero
-    b = pointer[first + 1] if first + 1 < count else zero
-    c = pointer[first + 2] if first + 2 < count else zero
-    d = pointer[first + 3] if first + 3 < count else zero
-    return a, b, c, d
 
 
 @cuda_function
@@ -207,16 +199,46 @@ def nonfinite_values(g: Any) -> Any:
 
 
 @cuda_function
-def centralized(d: Any, means: Any, row: Any, first: Any, last: Any, length: Any, zero: Any) -> Any:
-    """Return the quad of a layer's values from `first` on, less its rows' means; `zero` from `last` on.
+def less_mean(d: Any, means: Any, row: Any, index: Any, last: Any, length: Any) -> Any:
+    """Return a value less its row's mean, 0 for an `index` from `last` on; the layer's means begin at `row`."""
+    # Past the end the last row's mean is read, and left out.
+    central = d - means[row + min(index, last - 1) // length]
+    return central if index < last else zero_like(means)
 
-    The means of the layer begin at `row`.
-    """
-    a = d[0] - means[row + first // length] if first < last else zero
-    b = d[1] - means[row + (first + 1) // length] if first + 1 < last else zero
-    c = d[2] - means[row + (first + 2) // length] if first + 2 < last else zero
-    e = d[3] - means[row + (first + 3) // length] if first + 3 < last else zero
-    return a, b, c, e
+
+@cuda_function
+def centralized(d: Any, means: Any, row: Any, first: Any, last: Any, length: Any) -> Any:
+    """Return the quad of a layer's values from `first` on, less their rows' means."""
+    return (
+        less_mean(d[0], means, row, first, last, length),
+        less_mean(d[1], means, row, first + 1, last, length),
+        less_mean(d[2], means, row, first + 2, last, length),
+        less_mean(d[3], means, row, first + 3, last, length),
+    )
+
+
+@cuda_function
+def lamb_gradients(
+    g: Any, w: Any, rescale: Any, means: Any, row: Any, first: Any, last: Any, length: Any
+) -> Any:
+    """Return the quad that enters LAMB's moments; `row` is below 0 where it is not centralized."""
+    a, b, c, d = scaled(g, rescale)
+    if row >= 0:
+        decayed = decayed_gradients(g, w, rescale, zero_like(means))
+        a, b, c, d = centralized(decayed, means, row, first, last, length)
+    return a, b, c, d
+
+
+@cuda_function
+def lars_gradients(
+    g: Any, w: Any, rescale: Any, decay: Any, means: Any, row: Any, first: Any, last: Any, length: Any
+) -> Any:
+    """Return the quad that enters the momentum; `row` is below 0 where it is not centralized."""
+    decayed = decayed_gradients(g, w, rescale, decay)
+    a, b, c, d = decayed
+    if row >= 0:
+        a, b, c, d = centralized(decayed, means, row, first, last, length)
+    return a, b, c, d
 
 
 # -- sums ----------------------------------------------------------------------------------------------------
@@ -263,19 +285,28 @@ def add_lanes(lanes: Any) -> Any:
 
 
 @cuda_function
+def column_value(table: Any, columns: Any, column: Any, row: Any, last: Any) -> Any:
+    """Return one value of a float64 table, 0 for a `row` from `last` on."""
+    # Loads that no branch guards can be under way together; past the end they read the last row.
+    value = table[min(row, last - 1) * columns + column]
+    return value if row < last else 0.0
+
+
+@cuda_function
 def load_column(table: Any, columns: Any, column: Any, first: Any, last: Any) -> Any:
     """Return four rows' values of one `column` of a float64 table, with zeros from row `last` on."""
-    a = table[first * columns + column] if first < last else 0.0
-    b = table[(first + 1) * columns + column] if first + 1 < last else 0.0
-    c = table[(first + 2) * columns + column] if first + 2 < last else 0.0
-    d = table[(first + 3) * columns + column] if first + 3 < last else 0.0
-    return a, b, c, d
+    return (
+        column_value(table, columns, column, first, last),
+        column_value(table, columns, column, first + 1, last),
+        column_value(table, columns, column, first + 2, last),
+        column_value(table, columns, column, first + 3, last),
+    )
 
 
 @cuda_function
 def add_column(table: Any, columns: Any, column: Any, first: Any, last: Any) -> Any:
     """Add up rows `first` to ``last - 1`` of one column in the pinned tree; the sum is in the first thread."""
-    lanes = (0.0, 0.0, 0.0, 0.0)
+    a = b = c = d = 0.0
     own = first + QUAD * this_lane()
     # Four rows of lanes at a time, so that their loads are under way together.
     while own < last:
@@ -283,6 +314,6 @@ def add_column(table: Any, columns: Any, column: Any, first: Any, last: Any) -> 
         two = load_column(table, columns, column, own + LANES, last)
         three = load_column(table, columns, column, own + 2 * LANES, last)
         four = load_column(table, columns, column, own + 3 * LANES, last)
-        lanes = add_quads(add_quads(add_quads(add_quads(lanes, one), two), three), four)
+        a, b, c, d = add_quads(add_quads(add_quads(add_quads((a, b, c, d), one), two), three), four)
         own += 4 * LANES
-    return add_lanes(lanes)
+    return add_lanes((a, b, c, d))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import GradientReader
+from numba_lamb.gradients import GradientReader
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout
 from numba_lamb.optimizers.parts import Part

@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import GradientTable, MemoryMap
+from numba_lamb.arrays import MemoryMap
+from numba_lamb.gradients import GradientTable
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer

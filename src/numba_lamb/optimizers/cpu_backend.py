@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from numba_lamb.arrays import HostGradients
+from numba_lamb.gradients import HostGradients
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import cpu, launch, rows
 from numba_lamb.layout import FlatLayout

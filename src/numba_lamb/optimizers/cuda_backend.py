@@ -6,13 +6,14 @@ much they are clipped and how often the step was applied is decided and counted 
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from numba_lamb import device as cuda
-from numba_lamb.arrays import DeviceGradients
+from numba_lamb.gradients import DeviceGradients
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
@@ -22,46 +23,19 @@ from numba_lamb.optimizers import inspection
 from numba_lamb.optimizers.backend import Backend
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.cuda_rates import CudaRates, Progress
+from numba_lamb.optimizers.cuda_stats import LazyStats
+from numba_lamb.optimizers.cuda_tables import Snapshots
 
 if TYPE_CHECKING:
     from numba_lamb.optimizers.base import Optimizer
 
+_LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
+"""The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
 _REASONS = {
-    1: "a captured step was replayed past capture_steps",
-    2: "a rate in device memory was negative, not finite, or more than the parameters' dtype can hold",
+    at.ENDED: "a step was taken past capture_steps, for which no rates are tabulated",
+    at.BAD_RATE: "a rate in device memory was negative, not finite, or more than the parameters' dtype can hold",
+    at.STALE: "a graph was replayed that was captured before a parameter group was added or Lars took over",
 }
-
-
-class LazyStats(Mapping[str, float]):
-    """Statistics as they were when asked for, which reach the host when the first of them is read."""
-
-    def __init__(
-        self, optimizer: "Optimizer", snapshots: Sequence[cuda.Snapshot], parts: Sequence[CudaPart]
-    ) -> None:
-        self._optimizer = optimizer
-        self._snapshots = snapshots
-        self._parts = parts
-        self._found: dict[str, float] | None = None
-
-    def _values(self) -> dict[str, float]:
-        if self._found is None:
-            *of_parts, clip = [snapshot.read() for snapshot in self._snapshots]
-            written = [part.written_in(memory) for part, memory in zip(self._parts, of_parts, strict=True)]
-            norm = rules.gradient_norm(float(clip[at.CLIP_NORM]), self._optimizer._loss_scale)
-            self._found = self._optimizer._stats_of(written, norm if clip[at.CLIPPED] else None)
-        return self._found
-
-    def __getitem__(self, name: str) -> float:
-        return self._values()[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values())
-
-    def __len__(self) -> int:
-        return len(self._values())
-
-    def __repr__(self) -> str:
-        return repr(self._values())
 
 
 class CudaBackend(Backend):
@@ -90,10 +64,16 @@ class CudaBackend(Backend):
         self._library = library
         self._device = cuda.open_device(index)
         self._held: deque[tuple[cuda.Event, Any]] = deque()
+        # The last stream that is known to have work, and the end of it there.
         self._stream = cuda.LEGACY_STREAM
+        self._parts: list[CudaPart] = []
+        # What captured graphs may still read and write.
+        self._kept: list[Any] = []
         with self._device.current():
+            self._last = cuda.Event(self._device)
             self._control = self._device.zeros(at.CONTROLS * 8)
             self._clip = self._device.zeros(at.CLIP_FIELDS * 8)
+            self._clips = Snapshots(self._device, self._clip.address, np.zeros(at.CLIP_FIELDS))
             self._progress = Progress(self._device, self._control.address)
             self._rates = CudaRates(self._device, self._progress, capture_steps)
 
@@ -118,124 +98,167 @@ class CudaBackend(Backend):
                     f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
                     f"not on GPU {parameter.storage.device}"
                 )
-            if not parameter.storage.on_gpu:
-                raise ValueError(
-                    f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
-                    "not a NumPy array"
-                )
+        # Here, because nothing has changed yet.
+        self._rates.rehearse()
         with self._device.current():
             return CudaPart(layout, dtype, parameters, decayed, state_names, self._device)
 
     def placed(self, optimizer: "Optimizer") -> None:
-        """Make the rates' tables, tell the parts what never changes, and wait until all of it is there."""
+        """Make the rates' tables, load kernels, tell the parts what never changes, and wait for all of it."""
+        parts = [part for part in optimizer._parts if isinstance(part, CudaPart)]
         with self._device.current():
-            self._rates.place(optimizer._groups)
-            for part in self._parts_of(optimizer):
+            # Nothing is under way after this, so that what is replaced can be given back.
+            making = self._progress.begin_making()
+            self._held.clear()
+            if self._progress.replayed:
+                self._kept.append((self._parts, self._rates.mirror, self._rates.table))
+            self._parts = parts
+            groups = range(len(optimizer.param_groups))
+            self._rates.place(optimizer._groups, [_largest_in(parts, group) for group in groups])
+            for part in parts:
                 part.factors[...] = optimizer._decay_factors(part)
                 part.trust[...] = optimizer._trust
                 book = part.book
                 book[at.GROUPS], book[at.RATE_TABLE] = self._rates.mirror.address, self._rates.table.address
                 book[at.CONTROL], book[at.CLIP] = self._control.address, self._clip.address
-                book[at.GROUP_COUNT] = len(optimizer.param_groups)
+                book[at.GROUP_COUNT] = len(groups)
                 book[at.TABLE_STEPS], book[at.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
                 # LAMB centralizes the gradient itself, with no decay in it.
                 book[at.CENTERED_DECAY] = optimizer._betas is None
-                book[at.LAST_PART] = part is optimizer._parts[-1]
+                book[at.LAST_PART] = part is parts[-1]
+                book[at.MAKING] = making
                 part.adapts = bool(part.scalars[:, rows.ADAPT].any())
+            for part, name in self._prepare(optimizer, capturing=False):
+                part.load(name)
             self._device.finish()
-
-    def _parts_of(self, optimizer: "Optimizer") -> list[CudaPart]:
-        return [part for part in optimizer._parts if isinstance(part, CudaPart)]
 
     # -- the step ------------------------------------------------------------------------------------------
 
     def step(self, optimizer: "Optimizer", gradients: Any, stream: object) -> bool:
         """Queue a step and return whether it was: always, unless something was refused."""
-        index = self._device.index
-        usual = cuda.current_stream(self._library, index)
+        usual = cuda.current_stream(self._library, self._device.index)
         target = usual if stream is None else cuda.stream_address(stream)
         with self._device.current():
             capturing = self._device.is_capturing(target)
             if capturing and optimizer._nonfinite == "raise":
                 raise RuntimeError('a step with nonfinite="raise" waits for the GPU and cannot be captured')
-            self._gradients.producers.clear()
             held = optimizer._gradients.update(gradients)
-            for producer in self._gradients.producers:
-                self._device.order(producer, target)
-            parts = self._parts_of(optimizer)
-            self._rates.prepare(_largest_of(parts), target, capturing)
-            for part in parts:
-                self._tell(optimizer, part)
+            kernels = self._prepare(optimizer, capturing)
+            self._rates.evaluate(capturing)
+            # What can be refused was refused; from here on work is queued.
+            self._order(self._gradients.producers(optimizer.layout.layers, held), target, capturing)
+            self._rates.send(target, capturing)
+            for part in self._parts:
                 if capturing:
-                    # A replay must not depend on what other steps send in between.
+                    part.mirror.capture(target)
+                    continue
+                if self._progress.replayed:
                     part.mirror.forget()
-                part.mirror.send(target, capturing)
-            self._queue(optimizer, parts, target)
-            self._stream = target
-            if target != usual and not capturing:
-                self._hold(held, target)
+                part.mirror.send(target)
+            self._queue(optimizer, kernels, target)
             if capturing:
                 self._progress.replayed = True
-            else:
-                self._progress.queued(target)
+                return True
+            self._progress.queued(target)
+            self._mark(target)
+            self._hold(held, target, usual)
         return True
 
-    def _tell(self, optimizer: "Optimizer", part: CudaPart) -> None:
+    def _prepare(self, optimizer: "Optimizer", capturing: bool) -> list[tuple[CudaPart, str]]:
+        """Tell the parts what the next step is like, and return its kernels, loaded, in order."""
         limit = optimizer.max_grad_norm
-        part.inspect_gradients(checks=optimizer._nonfinite != "propagate", clips=limit is not None)
-        constants = part.constants
-        constants[at.MAX_GRAD_NORM] = 0.0 if limit is None else limit
-        constants[at.LOSS_SCALE] = optimizer._loss_scale
-        constants[at.CORRECTED] = optimizer._betas is not None
-        if optimizer._betas is not None:
-            constants[at.BETA1], constants[at.BETA2] = optimizer._betas
-
-    def _queue(self, optimizer: "Optimizer", parts: Sequence[CudaPart], stream: int) -> None:
-        for part in parts:
-            part.run("open_step", stream)
-        if optimizer.max_grad_norm is not None:
-            for name in ("gradient_squares", "clip_gradients"):
-                for part in parts:
-                    part.run(name, stream)
-            for part in parts:
-                part.run("scale_gradients", stream)
-        if optimizer._nonfinite == "raise":
-            self._verify(optimizer, parts, stream)
-        for part in parts:
-            if len(part.row_table):
-                part.run("row_means", stream)
+        for part in self._parts:
+            if not part.rows_are_placed:
+                _refuse_to_capture(capturing, "'grad_centralization' of a group")
+                part.place_rows()
+            part.inspect_gradients(checks=optimizer._nonfinite != "propagate", clips=limit is not None)
+            constants = part.constants
+            constants[at.MAX_GRAD_NORM] = 0.0 if limit is None else limit
+            constants[at.LOSS_SCALE] = optimizer._loss_scale
+            constants[at.CORRECTED] = optimizer._betas is not None
             if optimizer._betas is not None:
-                part.run("lamb_advance", stream)
-                part.run("lamb_ratio", stream)
-                part.run("lamb_descend", stream)
+                constants[at.BETA1], constants[at.BETA2] = optimizer._betas
+        kernels = self._kernels(optimizer)
+        for part, name in kernels:
+            if part.lacks(name):
+                _refuse_to_capture(capturing, "max_grad_norm, or another option,")
+            part.load(name)
+        return kernels
+
+    def _kernels(self, optimizer: "Optimizer") -> list[tuple[CudaPart, str]]:
+        names = ["open_step"]
+        if optimizer.max_grad_norm is not None:
+            names += ["gradient_squares", "clip_gradients", "scale_gradients"]
+        kernels = [(part, name) for name in names for part in self._parts]
+        for part in self._parts:
+            if len(part.row_table):
+                kernels.append((part, "row_means"))
+            if optimizer._betas is not None:
+                kernels += [(part, "lamb_advance"), (part, "lamb_ratio"), (part, "lamb_descend")]
             else:
                 if part.adapts:
-                    part.run("lars_sums", stream)
-                part.run("lars_ratio", stream)
-                part.run("lars_update", stream)
+                    kernels.append((part, "lars_sums"))
+                kernels += [(part, "lars_ratio"), (part, "lars_update")]
+        return kernels
 
-    def _verify(self, optimizer: "Optimizer", parts: Sequence[CudaPart], stream: int) -> None:
+    def _order(self, producers: set[int], target: int, capturing: bool) -> None:
+        """Have `target` wait for the step before this one, and for the streams that make its gradients."""
+        if not capturing:
+            self._follow(target)
+        for producer in producers:
+            # A graph can wait only for what it holds itself; what is outside is there before it is replayed.
+            if not capturing or self._device.is_capturing(producer):
+                self._device.order(producer, target)
+
+    def _follow(self, stream: int) -> None:
+        """Have `stream` wait for what this optimizer queued on another."""
+        if self._stream == cuda.LEGACY_STREAM:
+            self._device.order(self._stream, stream)
+        elif stream != self._stream or stream == cuda.PER_THREAD_STREAM:
+            # The stream itself may be gone, but the mark on it stays.
+            self._last.hold(stream)
+
+    def _mark(self, stream: int) -> None:
+        """Note that this optimizer's work on `stream` ends here."""
+        self._stream = stream
+        if stream != cuda.LEGACY_STREAM:
+            self._last.record(stream)
+
+    def _queue(self, optimizer: "Optimizer", kernels: Sequence[tuple[CudaPart, str]], stream: int) -> None:
+        looking = sum(name in _LOOKING for _, name in kernels)
+        for part, name in kernels[:looking]:
+            part.run(name, stream)
+        if optimizer._nonfinite == "raise":
+            self._verify(optimizer, stream)
+        for part, name in kernels[looking:]:
+            part.run(name, stream)
+
+    def _verify(self, optimizer: "Optimizer", stream: int) -> None:
         """Wait for what the device found, and raise if it must stop the step; nothing was changed then."""
         self._device.synchronize(stream)
         control = self._progress.read()
-        if not control[[at.FOUND, at.ENDED, at.BAD_RATE]].any():
+        if not control[[at.FOUND, at.REFUSAL]].any():
             return
         clip = np.zeros(at.CLIP_FIELDS)
         self._device.read(self._clip.address, clip)
         norm = rules.gradient_norm(float(clip[at.CLIP_SUM]), optimizer._loss_scale)
         clip[at.CLIP_SUM] = 0.0
         self._device.write(self._clip.address, clip)
-        refused = control[at.ENDED] + 2 * control[at.BAD_RATE]
-        control[[at.FOUND, at.ENDED, at.BAD_RATE]] = 0
+        refusal = int(control[at.REFUSAL])
+        control[[at.FOUND, at.REFUSAL]] = 0
         self._device.write(self._control.address, control)
-        if refused:
-            raise ValueError(f"{' and '.join(_reasons(refused))}; nothing was changed")
-        looked = [(part, part.read("nonfinite"), part.read("squares")) for part in parts]
+        if refusal:
+            raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
+        looked = [(part, part.read("nonfinite"), part.read("squares")) for part in self._parts]
         limited = optimizer.max_grad_norm is not None
         inspection.require(looked, norm if limited else None)
 
-    def _hold(self, gradients: Sequence[Any], stream: int) -> None:
-        """Keep gradients that another stream reads from being given away before it has."""
+    def _hold(self, gradients: Sequence[Any], stream: int, usual: int) -> None:
+        """Keep gradients that another stream than the usual one reads from being given away before it has."""
+        while self._held and self._held[0][0].is_reached():
+            self._held.popleft()
+        if stream == usual:
+            return
         torch: Any = sys.modules.get("torch")
         others = []
         for gradient in gradients:
@@ -243,8 +266,6 @@ class CudaBackend(Backend):
                 gradient.record_stream(torch.cuda.ExternalStream(stream, device=self._device.index))
             elif gradient is not None:
                 others.append(gradient)
-        while self._held and self._held[0][0].is_reached():
-            self._held.popleft()
         if others:
             event = cuda.Event(self._device)
             event.record(stream)
@@ -252,10 +273,15 @@ class CudaBackend(Backend):
 
     # -- what the device knows -----------------------------------------------------------------------------
 
-    def counters(self) -> tuple[int, int]:
-        """Return how many steps were applied and how many skipped, after waiting for the device."""
+    def _read_control(self) -> NDArray[np.int64]:
         with self._device.current():
             control = self._progress.read()
+        self._held.clear()
+        return control
+
+    def counters(self) -> tuple[int, int]:
+        """Return how many steps were applied and how many skipped, after waiting for the device."""
+        control = self._read_control()
         return int(control[at.APPLIED]), int(control[at.SKIPPED])
 
     def set_counters(self, applied: int, skipped: int) -> None:
@@ -268,28 +294,37 @@ class CudaBackend(Backend):
 
     def refusals(self) -> tuple[int, Sequence[str]]:
         """Return how many steps the device refused, and why."""
-        with self._device.current():
-            control = self._progress.read()
+        control = self._read_control()
         return int(control[at.REFUSED]), _reasons(int(control[at.REASONS]))
 
     def stats(self, optimizer: "Optimizer") -> Mapping[str, float]:
         """Return the optimizer's statistics by name; they are waited for when the first is read."""
-        parts = self._parts_of(optimizer)
+        usual = cuda.current_stream(self._library, self._device.index)
         with self._device.current():
-            snapshots = [part.snapshot(self._stream) for part in parts]
-            clip = np.zeros(at.CLIP_FIELDS)
-            snapshots.append(cuda.Snapshot(self._device, self._clip.address, clip, self._stream))
-        return LazyStats(optimizer, snapshots, parts)
+            if self._device.is_capturing(usual):
+                raise RuntimeError("stats() cannot be captured; ask for them outside of capture")
+            if self._progress.replayed:
+                # On which streams graphs were replayed is not known here.
+                self._device.finish()
+            self._follow(usual)
+            snapshots = [part.snapshot(usual) for part in self._parts]
+            snapshots.append(self._clips.take(usual))
+            self._mark(usual)
+        return LazyStats(optimizer, self._parts, snapshots)
 
 
 def _reasons(bits: int) -> list[str]:
     return [reason for bit, reason in _REASONS.items() if bits & bit]
 
 
-def _largest_of(parts: Sequence[CudaPart]) -> Callable[[int], float]:
-    """Return a function from a group to the largest number that its parameters' dtypes can hold."""
+def _largest_in(parts: Sequence[CudaPart], group: int) -> float:
+    """Return the largest number that the dtypes of a group's parameters can all hold."""
+    return min(part.largest for part in parts if group in part.group_of)
 
-    def largest(group: int) -> float:
-        return min((part.largest for part in parts if group in part.group_of), default=np.inf)
 
-    return largest
+def _refuse_to_capture(capturing: bool, what: str) -> None:
+    if capturing:
+        raise RuntimeError(
+            f"{what} was changed, for which kernels or tables are still to be made ready; "
+            "take one step outside of capture first"
+        )

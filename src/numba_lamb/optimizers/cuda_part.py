@@ -6,44 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.device import Buffer, Device, Launch, Mirror, Snapshot
+from numba_lamb.device import Buffer, Device, Launch
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import cuda, cuda_build, cuda_step, rows
 from numba_lamb.layout import FlatLayout
+from numba_lamb.optimizers.cuda_tables import Block, Mirror, Snapshot, Snapshots, block_of
 from numba_lamb.optimizers.parts import Part
-
-_ALIGNMENT = 256
-
-
-class Block:
-    """Several tables in one piece of memory, each as an array over it and by the byte it begins at."""
-
-    def __init__(self, forms: Mapping[str, tuple[tuple[int, ...], Any]]) -> None:
-        self.offsets: dict[str, int] = {}
-        sizes: dict[str, int] = {}
-        end = 0
-        for name, (shape, dtype) in forms.items():
-            self.offsets[name] = end
-            sizes[name] = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-            end += -(-sizes[name] // _ALIGNMENT) * _ALIGNMENT
-        self.memory: NDArray[np.uint8] = np.zeros(end, dtype=np.uint8)
-        self.tables: dict[str, NDArray[Any]] = {
-            name: self.memory[self.offsets[name] :][: sizes[name]].view(dtype).reshape(shape)
-            for name, (shape, dtype) in forms.items()
-        }
-
-    def fill(self, tables: Mapping[str, NDArray[Any]]) -> None:
-        """Copy `tables` in."""
-        for name, table in tables.items():
-            self.tables[name][...] = table
-
-
-def block_of(tables: Mapping[str, NDArray[Any]]) -> Block:
-    """Return a block that holds copies of `tables`."""
-    block = Block({name: (table.shape, table.dtype) for name, table in tables.items()})
-    block.fill(tables)
-    return block
 
 
 class CudaPart(Part):
@@ -96,11 +65,16 @@ class CudaPart(Part):
             }
         )
         self._work_memory = device.zeros(len(self._work.memory))
+        # Norms and marks lie side by side at the start.
+        written = self._work.memory[: self._work.offsets["steps"]]
+        self._snapshots = Snapshots(device, self._work_memory.address, written)
         self._state_memory = {name: device.zeros(self.table.extent * dtype.itemsize) for name in state_names}
         for column, memory in enumerate(self._state_memory.values(), start=rows.FIRST):
             self.addresses[:, column] = memory.address + self.table.offsets * dtype.itemsize
         self._place_tables()
-        self._rows_memory: list[Buffer] = []
+        self._launches: dict[str, Launch] = {}
+        # Kept for each choice of groups, because a captured graph may still read them.
+        self._rows_memory: dict[tuple[int, ...], tuple[Block, Buffer]] = {}
         self.centralize(())
 
     def _place_tables(self) -> None:
@@ -143,24 +117,30 @@ class CudaPart(Part):
             self.book[field] = tables + self._tables.offsets[name]
 
     def _sent(self, block: Block) -> Buffer:
-        with self.device.current():
-            buffer = Buffer(self.device, len(block.memory))
-            self.device.write(buffer.address, block.memory)
+        buffer = Buffer(self.device, len(block.memory))
+        self.device.write(buffer.address, block.memory)
         return buffer
 
     def centralize(self, groups: Sequence[int]) -> None:
-        """Make the tables of row means for the layers of `groups`, and space for the means."""
+        """Make the tables of row means for the layers of `groups`; `place_rows` gives them a place."""
         super().centralize(groups)
-        rows_block = block_of(
-            {
-                "first_row": self.first_row,
-                "row_lengths": self.row_lengths,
-                "row_table": self.row_table,
-                "means": np.zeros(len(self.row_table), dtype=self.dtype),
-            }
-        )
-        # Older ones are kept, because a captured graph may still read them.
-        self._rows_memory.append(self._sent(rows_block))
+        self._centralized = tuple(groups)
+        self.rows_are_placed = False
+        """Whether kernels know of the rows as they are now."""
+
+    def place_rows(self) -> None:
+        """Put the tables of row means on the device, with space for the means."""
+        if self._centralized not in self._rows_memory:
+            block = block_of(
+                {
+                    "first_row": self.first_row,
+                    "row_lengths": self.row_lengths,
+                    "row_table": self.row_table,
+                    "means": np.zeros(len(self.row_table), dtype=self.dtype),
+                }
+            )
+            self._rows_memory[self._centralized] = block, self._sent(block)
+        block, buffer = self._rows_memory[self._centralized]
         self.book[at.ROW_COUNT] = len(self.row_table)
         for field, name in (
             (at.FIRST_ROW, "first_row"),
@@ -168,8 +148,9 @@ class CudaPart(Part):
             (at.ROW_TABLE, "row_table"),
             (at.MEANS, "means"),
         ):
-            self.book[field] = self._rows_memory[-1].address + rows_block.offsets[name]
-        self._launches: dict[str, Launch] = {}
+            self.book[field] = buffer.address + block.offsets[name]
+        self._launches = {}
+        self.rows_are_placed = True
 
     def inspect_gradients(self, checks: bool, clips: bool) -> None:
         """Say whether a step checks gradients, and whether it clips them."""
@@ -177,12 +158,18 @@ class CudaPart(Part):
             self.book[at.CHECKS], self.book[at.CLIPS] = checks, clips
             self._launches = {}
 
+    def lacks(self, name: str) -> bool:
+        """Return whether a kernel is still to be compiled or loaded."""
+        return name not in self._launches and not self.device.has_function(name, self.dtype)
+
+    def load(self, name: str) -> None:
+        """Have a kernel of this part ready to run."""
+        if name not in self._launches:
+            self._launches[name] = self._bind(name)
+
     def run(self, name: str, stream: int) -> None:
-        """Queue one kernel of this part on `stream`."""
-        launch = self._launches.get(name)
-        if launch is None:
-            launch = self._launches[name] = self._bind(name)
-        launch(stream)
+        """Queue one kernel of this part, which was loaded, on `stream`."""
+        self._launches[name](stream)
 
     def _bind(self, name: str) -> Launch:
         kernel = getattr(cuda_step, name, None) or getattr(cuda, name)
@@ -208,14 +195,13 @@ class CudaPart(Part):
 
     def snapshot(self, stream: int) -> Snapshot:
         """Queue a copy of what `written_in` takes apart."""
-        # Norms and marks lie side by side at the start.
-        like = self._work.memory[: self._work.offsets["steps"]]
-        return Snapshot(self.device, self._work_memory.address, like, stream)
+        return self._snapshots.take(stream)
 
     def written_in(self, memory: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """Return the norms and the marks of updated layers in a snapshot."""
-        block = Block({name: (table.shape, table.dtype) for name, table in self._work.tables.items()})
-        block.memory[: len(memory)] = memory
+        forms = self._work.tables
+        block = Block({name: (forms[name].shape, forms[name].dtype) for name in ("norms", "updated")})
+        block.memory[:] = memory
         return block.tables["norms"], block.tables["updated"]
 
     def read(self, name: str) -> NDArray[Any]:

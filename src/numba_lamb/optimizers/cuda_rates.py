@@ -6,13 +6,14 @@ evaluated in order, one value for each step that is queued. Numbers are sent as 
 that lives on the device is read there.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.device import Buffer, Device, Mirror, Snapshot, call, page_locked
+from numba_lamb.device import Buffer, Device
 from numba_lamb.kernels import book as at
+from numba_lamb.optimizers.cuda_tables import Mirror, Pieces, Snapshot, Snapshots
 from numba_lamb.optimizers.live import KEYS, LiveGroups
 from numba_lamb.rates import Rate
 
@@ -20,6 +21,8 @@ WINDOW = 1024
 """Steps whose rates the table holds, where it was not given as many as there are steps."""
 ASK_AFTER = 128
 """Steps after which it is asked, without waiting, how many were applied."""
+ROWS_AT_ONCE = 16
+"""Steps whose rates one piece of page-locked memory holds."""
 
 
 class Progress:
@@ -36,6 +39,8 @@ class Progress:
     def __init__(self, device: Device, counters: int) -> None:
         self._device = device
         self._counters = counters
+        self._snapshots = Snapshots(device, counters, np.zeros(at.CONTROLS, dtype=np.int64))
+        self._making = 0
         self._asked: Snapshot | None = None
         self._since = 0
         self.least = 0
@@ -56,10 +61,18 @@ class Progress:
     def write(self, applied: int, skipped: int) -> None:
         """Set the counters."""
         control = np.zeros(at.CONTROLS, dtype=np.int64)
-        control[at.APPLIED], control[at.SKIPPED] = applied, skipped
+        control[at.APPLIED], control[at.SKIPPED], control[at.CURRENT] = applied, skipped, self._making
         self._device.finish()
         self._device.write(self._counters, control)
         self.read()
+
+    def begin_making(self) -> int:
+        """Return a number for tables that are made anew; steps with older ones are refused from now on."""
+        control = self.read()
+        self._making += 1
+        control[at.CURRENT] = self._making
+        self._device.write(self._counters, control)
+        return self._making
 
     def queued(self, stream: int) -> None:
         """Count a step that was queued on `stream`."""
@@ -68,8 +81,7 @@ class Progress:
         if self._asked is not None and self._since % 8 == 0 and self._asked.is_ready():
             self._note(self._asked)
         if self._asked is None and self._since >= ASK_AFTER:
-            like = np.zeros(at.CONTROLS, dtype=np.int64)
-            self._asked, self._since = Snapshot(self._device, self._counters, like, stream), 0
+            self._asked, self._since = self._snapshots.take(stream), 0
 
     def narrow(self, span: int) -> None:
         """Make sure that fewer than `span` steps are in doubt, waiting for the device only where it must be."""
@@ -79,7 +91,10 @@ class Progress:
             self.read()
 
     def _note(self, asked: Snapshot) -> None:
-        self.least = max(self.least, int(asked.read()[at.APPLIED]))
+        applied = int(asked.read()[at.APPLIED])
+        self.least = max(self.least, applied)
+        # Steps that were skipped before the question are in doubt no more.
+        self.most = min(self.most, applied + self._since)
         self._asked = None
 
 
@@ -99,43 +114,74 @@ class CudaRates:
     def __init__(self, device: Device, progress: Progress, capture_steps: int | None) -> None:
         self._device = device
         self._progress = progress
-        self._capture_steps = capture_steps
         self.steps = capture_steps or WINDOW
         self.repeats = capture_steps is None
+        self._placed = False
 
-    def place(self, groups: LiveGroups) -> None:
-        """Make the tables for these groups, and fill the one for captured steps."""
+    def place(self, groups: LiveGroups, largest: Sequence[float]) -> None:
+        """Make the tables for these groups, and fill the one for captured steps.
+
+        `largest` has for each group the largest number that its parameters can hold.
+        """
         count = len(groups.dicts)
+        self._placed = True
         self._groups = groups
+        self._largest = largest
         self._sources = np.zeros((count, at.QUANTITIES, at.SOURCE_FIELDS), dtype=np.int64)
         self._numbers = self._sources.view(np.float64)
         self.mirror = Mirror(self._device, self._sources)
-        self._rows = page_locked(self._device, (self.steps, count, at.QUANTITIES), np.dtype(np.float64))
-        self.table = Buffer(self._device, self._rows.nbytes)
-        # The schedules that the table was filled from, and up to which step.
+        row = np.zeros((count, at.QUANTITIES))
+        self.table = Buffer(self._device, self.steps * row.nbytes)
+        self._pieces = Pieces(self._device, (ROWS_AT_ONCE, *row.shape), row.dtype)
+        # The schedules that the table is filled from, and up to which step.
         self._filled_from: list[Rate] = []
         self._filled_to = 0
+        # Rows that were evaluated and not sent yet, of which schedules, and the step of the first.
+        self._unsent: list[NDArray[np.float64]] = []
+        self._unsent_of: list[Rate] = []
+        self._unsent_from = 0
         if not self.repeats:
             self._tabulate(self._scheduled())
 
-    def prepare(self, largest: Callable[[int], float], stream: int, capturing: bool) -> None:
-        """Queue what the next step's rates are on `stream`; refuse them before anything was queued."""
+    def rehearse(self) -> None:
+        """Raise if the groups, of which some may be new, have a rate that cannot be tabulated."""
+        if self._placed and not self.repeats:
+            for rate in self._scheduled():
+                for step in range(self.steps):
+                    rate(step)
+
+    def evaluate(self, capturing: bool) -> None:
+        """Evaluate what the next step may need; raise if it has a rate that cannot be used."""
+        self._unsent = []
         for index, quantity, rate in self._each():
-            self._describe(index, quantity, rate, largest)
+            self._describe(index, quantity, rate)
         scheduled = self._scheduled()
-        if scheduled and self.repeats:
-            if capturing:
-                raise RuntimeError(
-                    "a step whose rates are schedules can be captured only if they are tabulated beforehand: give "
-                    "the optimizer capture_steps, the number of steps to come"
-                )
-            self._extend(scheduled, largest, stream)
-        elif scheduled and scheduled != self._filled_from:
+        if not scheduled or (not self.repeats and scheduled == self._filled_from):
+            return
+        if self.repeats and capturing:
+            raise RuntimeError(
+                "a step whose rates are schedules can be captured only if they are tabulated beforehand: give "
+                "the optimizer capture_steps, the number of steps to come"
+            )
+        if self.repeats:
+            self._extend(scheduled)
+        elif capturing:
+            raise RuntimeError(
+                "a schedule was assigned after the rates of captured steps were tabulated; take one step outside "
+                "of capture first, which does so again"
+            )
+        else:
             self._tabulate(scheduled)
+
+    def send(self, stream: int, capturing: bool) -> None:
+        """Queue what was evaluated on `stream`."""
         if capturing:
-            # Replays must not depend on what other steps send in between.
+            self.mirror.capture(stream)
+            return
+        self._send_rows(stream)
+        if self._progress.replayed:
             self.mirror.forget()
-        self.mirror.send(stream, capturing)
+        self.mirror.send(stream)
 
     def forget(self) -> None:
         """Have the next step fill the table anew."""
@@ -149,13 +195,14 @@ class CudaRates:
     def _scheduled(self) -> list[Rate]:
         return [rate for _, _, rate in self._each() if rate.is_schedule]
 
-    def _describe(self, index: int, quantity: int, rate: Rate, largest: Callable[[int], float]) -> None:
+    def _describe(self, index: int, quantity: int, rate: Rate) -> None:
         entry = self._sources[index, quantity]
         storage = rate.storage
         if storage is not None:
             if storage.device != self._device.index:
                 raise ValueError(
-                    f"{rate.name} is on GPU {storage.device}, and the parameters are on GPU {self._device.index}"
+                    f"{rate.name} must be on GPU {self._device.index}, like the parameters, "
+                    f"not on GPU {storage.device}"
                 )
             single = storage.dtype == np.float32
             entry[at.SOURCE] = at.DEVICE_FLOAT32 if single else at.DEVICE_FLOAT64
@@ -164,50 +211,61 @@ class CudaRates:
             entry[:] = at.TABLE, 0
         else:
             value = rate(0)
-            _check_held(value, largest(index), rate.name, "")
+            self._check_held(index, value, rate.name, "")
             entry[at.SOURCE] = at.NUMBER
             self._numbers[index, quantity, at.PAYLOAD] = value
 
-    def _row(self, step: int, largest: Callable[[int], float]) -> NDArray[np.float64]:
+    def _check_held(self, index: int, value: float, name: str, where: str) -> None:
+        if value > self._largest[index]:
+            raise ValueError(f"{name}{where} is {value!r}, more than the dtype of its parameters can hold")
+
+    def _row(self, step: int) -> NDArray[np.float64]:
         row = np.zeros((len(self._groups.dicts), at.QUANTITIES))
         for index, quantity, rate in self._each():
             if rate.is_schedule:
                 row[index, quantity] = rate(step)
-                _check_held(row[index, quantity], largest(index), rate.name, f" at step {step}")
+                self._check_held(index, float(row[index, quantity]), rate.name, f" at step {step}")
         return row
 
-    def _extend(self, scheduled: list[Rate], largest: Callable[[int], float], stream: int) -> None:
+    def _extend(self, scheduled: list[Rate]) -> None:
         """Have the table hold every value that the next step may need."""
         progress = self._progress
         progress.narrow(self.steps // 2)
         first = self._filled_to if scheduled == self._filled_from else progress.least
         try:
-            found = [
-                self._row(step, largest) for step in range(max(first, progress.least), progress.most + 1)
-            ]
-        except (ArithmeticError, LookupError, TypeError, ValueError):
-            # The value that is missing or refused may be of a step that was not reached.
+            self._evaluate_rows(max(first, progress.least), progress.most)
+        except Exception:
+            # What is missing or refused may be of a step that will not be reached.
+            if progress.least == progress.most:
+                raise
             progress.read()
-            found = [self._row(step, largest) for step in range(progress.least, progress.most + 1)]
-            first = progress.least
-        first = max(first, progress.least)
-        for step, row in enumerate(found, start=first):
-            place = self._rows[step % self.steps]
-            place[...] = row
-            offset = (step % self.steps) * place.nbytes
-            call("cuMemcpyHtoDAsync", self.table.address + offset, place.ctypes.data, place.nbytes, stream)
-        self._filled_from, self._filled_to = scheduled, progress.most + 1
+            self._evaluate_rows(progress.least, progress.most)
+        self._unsent_of = scheduled
+
+    def _evaluate_rows(self, first: int, last: int) -> None:
+        self._unsent = [self._row(step) for step in range(first, last + 1)]
+        self._unsent_from = first
+
+    def _send_rows(self, stream: int) -> None:
+        """Queue the rows that were evaluated, which may go round the end of the table."""
+        step, end = self._unsent_from, self._unsent_from + len(self._unsent)
+        while step < end:
+            place = step % self.steps
+            count = min(end - step, ROWS_AT_ONCE, self.steps - place)
+            piece = self._pieces.take()
+            piece.host[:count] = self._unsent[step - self._unsent_from :][:count]
+            self._device.send(self.table.address + place * piece.host[0].nbytes, piece.host[:count], stream)
+            piece.event.record(stream)
+            self._pieces.give(piece)
+            step += count
+        if self._unsent:
+            self._filled_from, self._filled_to = self._unsent_of, end
+        self._unsent = []
 
     def _tabulate(self, scheduled: list[Rate]) -> None:
         """Evaluate all steps to be captured."""
         if scheduled:
-            found = [self._row(step, lambda index: np.inf) for step in range(self.steps)]
+            found = np.array([self._row(step) for step in range(self.steps)])
             self._device.finish()
-            self._rows[...] = found
-            self._device.write(self.table.address, self._rows)
+            self._device.write(self.table.address, found)
         self._filled_from = scheduled
-
-
-def _check_held(value: float, largest: float, name: str, where: str) -> None:
-    if value > largest:
-        raise ValueError(f"{name}{where} is {value!r}, more than the dtype of its parameters can hold")

@@ -11,7 +11,7 @@ from numba_lamb.rates import RateLike
 
 
 class Lamb(Optimizer):
-    r"""Layer-wise adaptive moments for large batches, on NumPy arrays in place.
+    r"""Layer-wise adaptive moments for large batches, in place, on NumPy arrays or on arrays of one GPU.
 
     For each layer with weights :math:`w`, gradient :math:`g` and step :math:`t = 1, 2, \ldots`
 
@@ -28,10 +28,12 @@ class Lamb(Optimizer):
         A mapping from name to array, ``(name, array)`` pairs, arrays (named ``param_0``, ...), or group
         dicts with ``params`` as any of these and optionally ``lr``, ``weight_decay`` and
         ``grad_centralization``; one more dict ``{"order_params": [...]}`` fixes the order that gradients are
-        given in. Arrays are float32 or float64, C-contiguous and writable, and are updated in place.
+        given in. Arrays are float32 or float64, C-contiguous and writable, and are updated in place: all of
+        them NumPy arrays, or all on one GPU with ``__cuda_array_interface__`` (CuPy, Numba, detached PyTorch
+        tensors).
     learning_rate : float, array, iterable or callable
         :math:`\eta >= 0`: a number, one value per step, or any callable of the 0-based step. Every
-        `schedules` object is one.
+        `schedules` object is one. For arrays on a GPU also a 0-d array there, which is read at each step.
     beta1, beta2 : float
         Decay rates of the moments, each in (0, 1).
     eps : float
@@ -48,14 +50,19 @@ class Lamb(Optimizer):
         :math:`c > 0`: the gradients of a step are clipped by their global norm :math:`n`, the L2 norm of all
         of them together, those that are None left out. Where :math:`n > c`, every :math:`g` above is
         :math:`(c/n)\,g`; the arrays stay as they are. By default nothing is clipped.
-    nonfinite : {"raise", "skip", "propagate"}
+    nonfinite : {"raise", "skip", "propagate"}, optional
         What to do when a gradient holds an infinity or NaN: raise before anything changes, leave the step
         out, or let it through unchecked, which saves one reading of the gradients unless they are clipped.
+        By default ``"raise"`` for NumPy arrays and ``"skip"`` on a GPU, where raising waits for the device.
         With `max_grad_norm` the same is done where float64 cannot hold the norm of finite gradients; let
         through, an infinite norm makes finite gradients 0, and a NaN makes all of them NaN.
     num_threads : int, optional
         CPU threads; by default PyTorch's number where it is loaded, else as many CPUs as the process may
-        use. The result's bits do not depend on it.
+        use. The result's bits do not depend on it. Not for arrays on a GPU.
+    capture_steps : int, optional
+        For arrays on a GPU: the number of steps to come. Their rates are tabulated on the device beforehand, so
+        that a step can be captured into a CUDA graph whose replays follow the schedules. A replay past the
+        last of them changes nothing, and `check` tells.
 
     Raises
     ------

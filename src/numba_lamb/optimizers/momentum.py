@@ -14,7 +14,7 @@ from numba_lamb.rates import RateLike
 
 
 class Momentum(Optimizer):
-    r"""Gradient descent with momentum, on NumPy arrays in place.
+    r"""Gradient descent with momentum, in place, on NumPy arrays or on arrays of one GPU.
 
     .. math::
 
@@ -43,9 +43,11 @@ class Momentum(Optimizer):
     max_grad_norm : float, optional
         :math:`c > 0`: as for `Lamb`, with :math:`n` the norm of all :math:`g/s` of a step; :math:`g/s` above
         becomes :math:`(c/n)\,g/s` where :math:`n > c`.
-    nonfinite : {"raise", "skip", "propagate"}
+    nonfinite : {"raise", "skip", "propagate"}, optional
         As for `Lamb`.
     num_threads : int, optional
+        As for `Lamb`.
+    capture_steps : int, optional
         As for `Lamb`.
 
     Raises

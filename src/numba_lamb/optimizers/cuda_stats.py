@@ -1,0 +1,69 @@
+"""LazyStats: statistics that reach the host when somebody reads one."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from numba_lamb.kernels import book as at
+from numba_lamb.kernels import rows
+from numba_lamb.numerics import rules
+from numba_lamb.optimizers.cuda_part import CudaPart
+from numba_lamb.optimizers.cuda_tables import Snapshot
+
+if TYPE_CHECKING:
+    from numba_lamb.optimizers.base import Optimizer
+
+
+class LazyStats(Mapping[str, float]):
+    """Statistics as they were when asked for; the first that is read waits for them.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        Whose they are. What it is now decides their names, whatever becomes of it.
+    parts : sequence of CudaPart
+        Its parts.
+    snapshots : sequence of Snapshot
+        What each part wrote, and last what the clip did.
+    """
+
+    def __init__(
+        self, optimizer: "Optimizer", parts: Sequence[CudaPart], snapshots: Sequence[Snapshot]
+    ) -> None:
+        self._parts = parts
+        self._snapshots = snapshots
+        self._slots = optimizer._slots
+        self._quantities = optimizer._quantities
+        self._adapted = {id(part): part.scalars[:, rows.ADAPT] != 0 for part in parts}
+        self._loss_scale = optimizer._loss_scale
+        self._found: dict[str, float] | None = None
+
+    def _values(self) -> dict[str, float]:
+        if self._found is None:
+            *of_parts, clip = [snapshot.read() for snapshot in self._snapshots]
+            written = {
+                id(part): part.written_in(memory) for part, memory in zip(self._parts, of_parts, strict=True)
+            }
+            found: dict[str, float] = {}
+            for quantity, column, adapted_only in self._quantities:
+                for part, row in self._slots:
+                    norms, updated = written[id(part)]
+                    if updated[row] and (self._adapted[id(part)][row] or not adapted_only):
+                        found[f"{quantity}/{part.layers[row].name}"] = float(norms[row, column])
+            if clip[at.CLIPPED]:
+                found["grad_norm"] = float(rules.gradient_norm(float(clip[at.CLIP_NORM]), self._loss_scale))
+            self._found = found
+            # The rest would keep the optimizer's memory.
+            self._snapshots, self._parts, self._slots = (), (), []
+        return self._found
+
+    def __getitem__(self, name: str) -> float:
+        return self._values()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+    def __repr__(self) -> str:
+        return repr(self._values())

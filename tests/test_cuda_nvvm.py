@@ -1,0 +1,68 @@
+"""No kernel has what NVVM before 13.4 never ends on: a tuple that is stored as a whole in more than one place.
+
+Compiling with CUDA 12.9 and 13.0 never came to an end for kernels that assigned a tuple on both sides of a branch or
+carried one round a loop; with all tuples assigned once it does. The newest NVVM takes both, so the rule is checked in
+what is handed to it.
+"""
+
+import re
+from collections import Counter
+
+import pytest
+
+from numba_lamb.kernels import cuda, cuda_step
+
+pytest.importorskip("numba_cuda")
+
+KERNELS = (
+    cuda_step.open_step,
+    cuda_step.gradient_squares,
+    cuda_step.clip_gradients,
+    cuda_step.scale_gradients,
+    cuda_step.row_means,
+    cuda.lamb_advance,
+    cuda.lamb_ratio,
+    cuda.lamb_descend,
+    cuda.lars_sums,
+    cuda.lars_ratio,
+    cuda.lars_update,
+)
+WHOLE_STORE = re.compile(r'store (\[\d+ x \w+\]) %[^\n]*?, \[\d+ x \w+\]\* (%"[^"]+")')
+
+
+def tuples_stored_twice(kernel):
+    from numba.cuda import compiler, types
+
+    arguments = (types.CPointer(types.int64), types.CPointer(types.float32))
+    compiled = compiler.compile_cuda(kernel, types.void, arguments, cc=(9, 0))
+    # The clearing of a variable at the start stores a constant, which the pattern leaves out.
+    stores = Counter(match.group(2) for match in WHOLE_STORE.finditer(compiled.library.get_llvm_str()))
+    return [name for name, count in stores.items() if count > 1]
+
+
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+def test_no_tuple_is_assigned_twice(kernel):
+    assert tuples_stored_twice(kernel) == []
+
+
+def carried_round_a_loop(book, scalars):
+    sums = (scalars[0], scalars[1])
+    i = book[0]
+    while i < book[1]:
+        sums = (sums[0] + scalars[i], sums[1] + scalars[i + 1])
+        i += 128
+    scalars[3] = sums[0] + sums[1]
+
+
+def assigned_in_a_branch(book, scalars):
+    for i in range(book[0], book[1]):
+        if i % 3:
+            pair = (scalars[i], scalars[i + 1])
+        else:
+            pair = (scalars[i + 1], scalars[i])
+        scalars[i + 2] = pair[0] - pair[1]
+
+
+@pytest.mark.parametrize("kernel", [carried_round_a_loop, assigned_in_a_branch])
+def test_the_check_finds_what_never_ended(kernel):
+    assert tuples_stored_twice(kernel)
