@@ -64,7 +64,7 @@ PARAMETERS = {
         if torch
         else {}
     ),
-    **({"jax": (lambda: {"w": jax.numpy.ones(2)}, TypeError, "parameter 'w' is a JAX array, which is immutable")} if jax else {}),
+    **({"jax": (lambda: {"w": jax.numpy.ones(2)}, TypeError, "parameter 'w' is a JAX array")} if jax else {}),
     **(
         {
             "view of jax": (
