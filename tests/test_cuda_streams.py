@@ -216,6 +216,19 @@ class Tensor(GpuArray):
     """What there is of a PyTorch tensor here."""
 
     recorded: list[int]
+    layout = "strided"
+
+    def get_device(self) -> int:
+        return 0
+
+    def is_contiguous(self) -> bool:
+        return True
+
+    def is_neg(self) -> bool:
+        return False
+
+    def data_ptr(self) -> int:
+        return self.address
 
     def record_stream(self, stream: Any) -> None:
         self.__dict__.setdefault("recorded", []).append(stream)
@@ -235,6 +248,7 @@ Array.__module__ = "cupy.core"
 def torch(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = ModuleType("torch")
     module.Tensor = Tensor
+    module.float32, module.float64, module.strided = np.dtype("f4"), np.dtype("f8"), Tensor.layout
     module.stream = gpu.driver.stream()
     module.cuda = SimpleNamespace(
         current_stream=lambda index: SimpleNamespace(cuda_stream=module.stream),
