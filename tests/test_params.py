@@ -283,3 +283,37 @@ def test_centralization_reaches_its_group_alone():
     assert frozen([conv, plain]) == frozen([by_hand, reference])
     assert g[0, 0, 0] == 0
     assert not np.array_equal(conv, plain)
+
+
+def test_a_group_that_cannot_be_made_ready_leaves_everything_as_it_was(monkeypatch):
+    params = {"a": np.ones(3), "b": np.ones(4)}
+    opt = nl.Lamb({"a": params["a"]}, 0.1)
+    opt.step([np.ones(3)])
+    before = opt.state_dict()
+    placed = opt._backend.placed
+    calls = []
+
+    def fail_once(optimizer):
+        calls.append(len(optimizer.layout))
+        if len(calls) == 1:
+            raise MemoryError("no room")
+        placed(optimizer)
+
+    monkeypatch.setattr(opt._backend, "placed", fail_once)
+    with pytest.raises(MemoryError, match="no room"):
+        opt.add_param_group({"params": {"b": params["b"]}})
+    assert calls == [2, 1]
+    assert list(opt.params) == ["a"]
+    assert len(opt.param_groups) == 1
+    np.testing.assert_equal(opt.state_dict(), before)
+    opt.step([np.ones(3)])
+    assert opt.global_step == 2
+
+
+def test_lars_keeps_the_ratio_of_a_layer_without_a_gradient():
+    params = {"a": np.ones(3), "b": np.full(3, 2.0)}
+    opt = nl.Lars(nl.Momentum(params, 0.1, 0.9))
+    opt.step([np.ones(3), np.ones(3)])
+    ratio = opt.stats()["trust_ratio/a"]
+    opt.step([None, np.ones(3)])
+    assert opt.stats()["trust_ratio/a"] == ratio != 1

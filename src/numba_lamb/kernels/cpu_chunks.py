@@ -318,8 +318,10 @@ def lars_ratio(
     scales: Any,
 ) -> None:
     """Finish one layer's norms and ratio, and what enters the momentum and is taken from the weights."""
+    if addresses[layer, GRADIENT] == 0:
+        return
     ratio = 1.0
-    if addresses[layer, GRADIENT] != 0 and scalars[layer, ADAPT] != 0:
+    if scalars[layer, ADAPT] != 0:
         first, last = first_chunk[layer], first_chunk[layer + 1]
         weight_norm = layer_norm(sums, 0, first, last)
         gradient_norm = layer_norm(sums, 1, first, last)

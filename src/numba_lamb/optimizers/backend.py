@@ -35,6 +35,9 @@ class Backend(ABC):
     ) -> Part:
         """Return tables and zeroed state for the layers of `dtype`."""
 
+    def check_copyable(self) -> None:  # noqa: B027  (NumPy arrays can be copied)
+        """Raise if an optimizer of such arrays cannot be copied or pickled."""
+
     @abstractmethod
     def placed(self, optimizer: "Optimizer") -> None:
         """Get ready for the optimizer's parts, groups and ratios, which are new."""

@@ -104,6 +104,7 @@ class Optimizer(ABC):
 
     def _add(self, found: ParameterSet) -> None:
         count = len(self.param_groups)
+        kept, before = dict(vars(self)), self._parts
         try:
             for options in found.options:
                 self._groups.add(options, by_name=not found.grouped)
@@ -111,6 +112,9 @@ class Optimizer(ABC):
             self._place(found.parameters)
         except BaseException:
             self._groups.keep(count)
+            if before and self._parts is not before:
+                vars(self).update(kept)
+                self._backend.placed(self)
             raise
 
     def _place(self, parameters: list[Parameter]) -> None:
@@ -131,6 +135,7 @@ class Optimizer(ABC):
         self._slots = slots
         self._parts = parts
         self._parameters = parameters
+        self._arrays = [parameter.array for parameter in parameters]
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
         self._gradients = GradientTable(
@@ -172,7 +177,8 @@ class Optimizer(ABC):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized")
+        self._backend.check_copyable()
+        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized", "_arrays")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
         return {**kept, "_saved": [part.saved() for part in self._parts]}
 

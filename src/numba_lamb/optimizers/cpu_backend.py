@@ -74,11 +74,10 @@ class CpuBackend(Backend):
         parts = self._cpu_parts(optimizer)
         rates = self._values(optimizer, parts, "lr")
         decays = self._values(optimizer, parts, "weight_decay")
-        for parameter in optimizer._parameters:
-            if not parameter.array.flags.writeable:
-                raise ValueError(
-                    f"parameter {parameter.name!r} became read-only and cannot be updated in place"
-                )
+        for array in optimizer._arrays:
+            if not array.flags.writeable:
+                name = next(p.name for p in optimizer._parameters if p.array is array)
+                raise ValueError(f"parameter {name!r} became read-only and cannot be updated in place")
         # Held by name until the kernels are done: a generator's arrays are held by nobody else.
         held = optimizer._gradients.update(gradients)
         for part in parts:

@@ -77,7 +77,8 @@ class CudaBackend(Backend):
             self._progress = Progress(self._device, self._control.address)
             self._rates = CudaRates(self._device, self._progress, capture_steps)
 
-    def __getstate__(self) -> dict[str, Any]:
+    def check_copyable(self) -> None:
+        """Raise: the arrays of a copy would be somewhere else."""
         raise TypeError(
             "an optimizer of arrays on a GPU cannot be copied or pickled; make another one and give it this one's "
             "state with state_dict and load_state_dict"
