@@ -12,23 +12,11 @@ import numpy as np
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from numba_lamb import device
-from numba_lamb.kernels import cuda, cuda_build, cuda_step
+from numba_lamb.kernels import cuda_build
+from numba_lamb.kernels.cuda import KERNELS
 from ptx.compile import Cubin, sass_counts
 from ptx.resources import resources_of
 
-KERNELS = (
-    cuda_step.open_step,
-    cuda_step.gradient_squares,
-    cuda_step.clip_gradients,
-    cuda_step.scale_gradients,
-    cuda_step.row_means,
-    cuda.lamb_advance,
-    cuda.lamb_ratio,
-    cuda.lamb_descend,
-    cuda.lars_sums,
-    cuda.lars_ratio,
-    cuda.lars_update,
-)
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 SM_REGISTERS, SM_THREADS, SM_BLOCKS = 65_536, 2048, 32
 
@@ -57,7 +45,7 @@ def table(dtype: str) -> str:
         f"| {dtype} | {' | '.join(heads)} | loads, stores of 16 bytes |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    for kernel in KERNELS:
+    for kernel in KERNELS.values():
         cells, accesses = zip(*(cell(kernel, dtype, capability) for capability in CAPABILITIES), strict=True)
         shown = sorted({f"{loads}, {stores}" if loads else "" for loads, stores in accesses})
         lines.append(f"| `{kernel.__name__}` | {' | '.join(cells)} | {' or '.join(shown)} |")

@@ -177,7 +177,7 @@ def test_for_8_and_9_the_text_differs_in_its_target_alone(kernel: Any) -> None:
 
 
 def test_every_kernel_is_looked_at_here() -> None:
-    """And has a name that only one module knows, for `CudaPart` looks it up in both."""
+    """And is found by its name where `CudaPart` looks it up."""
     found = [
         value
         for module in (cuda, cuda_step)
@@ -186,6 +186,7 @@ def test_every_kernel_is_looked_at_here() -> None:
     ]
     assert found == [*KERNELS[len(STEP_KERNELS) :], *STEP_KERNELS]
     assert set(REGISTERS) == set(BY_NAME)
+    assert cuda.KERNELS == BY_NAME
     assert len(BY_NAME) == len(KERNELS)
 
 

@@ -10,23 +10,10 @@ from collections import Counter
 
 import pytest
 
-from numba_lamb.kernels import cuda, cuda_step
-
 pytest.importorskip("numba_cuda")
 
-KERNELS = (
-    cuda_step.open_step,
-    cuda_step.gradient_squares,
-    cuda_step.clip_gradients,
-    cuda_step.scale_gradients,
-    cuda_step.row_means,
-    cuda.lamb_advance,
-    cuda.lamb_ratio,
-    cuda.lamb_descend,
-    cuda.lars_sums,
-    cuda.lars_ratio,
-    cuda.lars_update,
-)
+from numba_lamb.kernels.cuda import KERNELS
+
 WHOLE_STORE = re.compile(r'store (\[\d+ x \w+\]) %[^\n]*?, \[\d+ x \w+\]\* (%"[^"]+")')
 
 
@@ -40,9 +27,9 @@ def tuples_stored_twice(kernel):
     return [name for name, count in stores.items() if count > 1]
 
 
-@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_no_tuple_is_assigned_twice(kernel):
-    assert tuples_stored_twice(kernel) == []
+    assert tuples_stored_twice(KERNELS[kernel]) == []
 
 
 def carried_round_a_loop(book, scalars):

@@ -21,18 +21,18 @@
     NORMS,
     SCALES,
     NONFINITE,
-    # Tables that the host keeps to itself on the CPU, by layer: float64 decay factors, the rest int64.
+    # Tables that the host keeps to itself on the CPU, by layer: decay factors and squares float64, the rest int64.
     DECAYED,
     GROUP_OF,
     STEPS,
     UPDATED,
+    SQUARES,
     # Tables of the whole optimizer.
     GROUPS,
     RATE_TABLE,
     CONSTANTS,
     CONTROL,
     CLIP,
-    SQUARES,
     # Integers.
     LAYERS,
     CHUNK_COUNT,

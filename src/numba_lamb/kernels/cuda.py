@@ -12,6 +12,7 @@ the chip between its two passes would stand in for those three.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,16 @@ import numpy as np
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
 from numba_lamb.kernels.cuda_intrinsics import load_rows, pointer_to, zero_like
-from numba_lamb.kernels.cuda_step import close_step, count_step, settle
+from numba_lamb.kernels.cuda_step import (
+    clip_gradients,
+    close_step,
+    count_step,
+    gradient_squares,
+    open_step,
+    row_means,
+    scale_gradients,
+    settle,
+)
 from numba_lamb.kernels.cuda_warp import (
     QUAD,
     add_column,
@@ -270,3 +280,22 @@ def lars_update(book: Any, scalars: Any) -> None:
         store(v, j, last, whole, new_v_j)
         store(w, i, last, whole, descended(w_i, u_i, descend))
         store(w, j, last, whole, descended(w_j, u_j, descend))
+
+
+KERNELS: dict[str, Callable[[Any, Any], None]] = {
+    kernel.__name__: kernel
+    for kernel in (
+        open_step,
+        gradient_squares,
+        clip_gradients,
+        scale_gradients,
+        row_means,
+        lamb_advance,
+        lamb_ratio,
+        lamb_descend,
+        lars_sums,
+        lars_ratio,
+        lars_update,
+    )
+}
+"""Every kernel by name, in the order of a step."""

@@ -63,5 +63,21 @@ class Backend(ABC):
         return 0, ()
 
 
-Written = Sequence[tuple[NDArray[np.float64], NDArray[Any]]]
-"""For each part its layers' norms, and whether each layer was updated."""
+Written = tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]
+"""For each layer of a part its norms, whether it was updated, and whether it adapts."""
+
+
+def named_stats(
+    quantities: Sequence[tuple[str, int, bool]],
+    slots: Sequence[tuple[Part, int]],
+    written: Mapping[int, Written],
+    grad_norm: float | None,
+) -> dict[str, float]:
+    """Return statistics by name; `slots` are the layers in order, and `written` is by the ``id`` of a part."""
+    found = {}
+    for quantity, column, adapted_only in quantities:
+        for part, row in slots:
+            norms, updated, adapts = written[id(part)]
+            if updated[row] and (adapts[row] or not adapted_only):
+                found[f"{quantity}/{part.layers[row].name}"] = float(norms[row, column])
+    return found if grad_norm is None else {**found, "grad_norm": grad_norm}

@@ -17,7 +17,6 @@ from numba_lamb.gradients import GradientTable
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer
-from numba_lamb.optimizers.backend import Written
 from numba_lamb.optimizers.checks import check_filter, check_limit
 from numba_lamb.optimizers.choose import choose_backend
 from numba_lamb.optimizers.live import KEYS, LiveGroups
@@ -306,16 +305,6 @@ class Optimizer(ABC):
     def stats(self) -> Mapping[str, float]:
         """Return norms and trust ratios of each layer at its last update."""
         return self._backend.stats(self)
-
-    def _stats_of(self, written: Written, grad_norm: float | None) -> dict[str, float]:
-        of_part = {id(part): tables for part, tables in zip(self._parts, written, strict=True)}
-        found = {}
-        for quantity, column, adapted_only in self._quantities:
-            for part, row in self._slots:
-                norms, updated = of_part[id(part)]
-                if updated[row] and not (adapted_only and part.scalars[row, rows.ADAPT] == 0):
-                    found[f"{quantity}/{part.layers[row].name}"] = float(norms[row, column])
-        return found if grad_norm is None else {**found, "grad_norm": grad_norm}
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state: nested dicts of plain values and arrays, without the parameters.

@@ -11,7 +11,7 @@ from numba_lamb.kernels import cpu, launch, rows
 from numba_lamb.layout import FlatLayout
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers import inspection
-from numba_lamb.optimizers.backend import Backend
+from numba_lamb.optimizers.backend import Backend, named_stats
 from numba_lamb.optimizers.cpu_part import CpuPart
 
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ class CpuBackend(Backend):
 
     def stats(self, optimizer: "Optimizer") -> dict[str, float]:
         """Return the optimizer's statistics by name."""
-        written = [(part.norms, part.updated) for part in self._cpu_parts(optimizer)]
-        return optimizer._stats_of(written, self._grad_norm)
+        written = {
+            id(part): (part.norms, part.updated, part.scalars[:, rows.ADAPT])
+            for part in self._cpu_parts(optimizer)
+        }
+        return named_stats(optimizer._quantities, optimizer._slots, written, self._grad_norm)
 
     def _cpu_parts(self, optimizer: "Optimizer") -> list[CpuPart]:
         return [part for part in optimizer._parts if isinstance(part, CpuPart)]

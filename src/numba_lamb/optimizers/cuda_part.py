@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from numba_lamb.device import Buffer, Device, Launch
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import book as at
-from numba_lamb.kernels import cuda, cuda_build, cuda_step, rows
+from numba_lamb.kernels import cuda_build, rows
+from numba_lamb.kernels.cuda import KERNELS
 from numba_lamb.layout import FlatLayout
 from numba_lamb.optimizers.cuda_tables import Block, Mirror, Snapshot, Snapshots, block_of
 from numba_lamb.optimizers.parts import Part
@@ -172,11 +173,10 @@ class CudaPart(Part):
         self._launches[name](stream)
 
     def _bind(self, name: str) -> Launch:
-        kernel = getattr(cuda_step, name, None) or getattr(cuda, name)
         function = self.device.function(
             name,
             self.dtype,
-            lambda: cuda_build.machine_code(kernel, self.dtype, self.device.capability),
+            lambda: cuda_build.machine_code(KERNELS[name], self.dtype, self.device.capability),
         )
         layers, chunks = len(self.layers), len(self.table.chunks)
         warps = {

@@ -153,9 +153,11 @@ class CudaRates:
     def evaluate(self, capturing: bool) -> None:
         """Evaluate what the next step may need; raise if it has a rate that cannot be used."""
         self._unsent = []
+        scheduled = []
         for index, quantity, rate in self._each():
             self._describe(index, quantity, rate)
-        scheduled = self._scheduled()
+            if rate.is_schedule:
+                scheduled.append(rate)
         if not scheduled or (not self.repeats and scheduled == self._filled_from):
             return
         if self.repeats and capturing:

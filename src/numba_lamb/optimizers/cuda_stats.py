@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
 from numba_lamb.numerics import rules
+from numba_lamb.optimizers.backend import named_stats
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.cuda_tables import Snapshot
 
@@ -41,17 +42,12 @@ class LazyStats(Mapping[str, float]):
         if self._found is None:
             *of_parts, clip = [snapshot.read() for snapshot in self._snapshots]
             written = {
-                id(part): part.written_in(memory) for part, memory in zip(self._parts, of_parts, strict=True)
+                id(part): (*part.written_in(memory), self._adapted[id(part)])
+                for part, memory in zip(self._parts, of_parts, strict=True)
             }
-            found: dict[str, float] = {}
-            for quantity, column, adapted_only in self._quantities:
-                for part, row in self._slots:
-                    norms, updated = written[id(part)]
-                    if updated[row] and (self._adapted[id(part)][row] or not adapted_only):
-                        found[f"{quantity}/{part.layers[row].name}"] = float(norms[row, column])
-            if clip[at.CLIPPED]:
-                found["grad_norm"] = float(rules.gradient_norm(float(clip[at.CLIP_NORM]), self._loss_scale))
-            self._found = found
+            norm = rules.gradient_norm(float(clip[at.CLIP_NORM]), self._loss_scale)
+            grad_norm = float(norm) if clip[at.CLIPPED] else None
+            self._found = named_stats(self._quantities, self._slots, written, grad_norm)
             # The rest would keep the optimizer's memory.
             self._snapshots, self._parts, self._slots = (), (), []
         return self._found
