@@ -7,6 +7,7 @@ import numpy as np
 
 import numba_lamb as nl
 from gpu_arrays import Library
+from gpu_settings import choose_for_lamb, choose_for_lars, seeded, with_settings
 from helpers import frozen
 
 Arrays = dict[str, np.ndarray]
@@ -38,6 +39,12 @@ OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
     "lars, clipped": lambda p: nl.Lars(nl.Momentum(p, 0.01, 0.9, 0.1, 3.0, max_grad_norm=0.5)),
     "lars, paper": lambda p: nl.Lars(nl.Momentum(p, 0.01, 0.9, weight_decay=0.1), variant="paper"),
     "lars, paddle": lambda p: nl.Lars(nl.Momentum(p, 0.01, 0.9, weight_decay=0.1), variant="paddle"),
+    "lamb, settings by layer": lambda p: with_settings(nl.Lamb, seeded(choose_for_lamb, 1))(
+        p, 0.01, weight_decay=0.1
+    ),
+    "lars, settings by layer": lambda p: with_settings(nl.Momentum, seeded(choose_for_lars, 2))(
+        p, 0.01, 0.9, weight_decay=0.1, loss_scale=3.0
+    ),
 }
 
 

@@ -31,6 +31,7 @@ STEP_KERNELS = [
     cuda_step.gradient_squares,
     cuda_step.clip_gradients,
     cuda_step.scale_gradients,
+    cuda_step.decay_weights,
     cuda_step.row_means,
 ]
 KERNELS = [
@@ -54,6 +55,7 @@ REGISTERS = {
     "gradient_squares": (40, 40),
     "clip_gradients": (40, 40),
     "scale_gradients": (40, 40),
+    "decay_weights": (96, 104),
     "row_means": (56, 64),
     "lamb_advance": (128, 184),
     "lamb_ratio": (56, 56),
@@ -66,6 +68,7 @@ REGISTERS = {
 # Quads that the wide path of each kernel loads and stores; a quad of float64 takes two accesses of 16 bytes.
 QUADS = {
     "open_step": (4, 0),
+    "decay_weights": (4, 4),
     "lamb_advance": (8, 4),
     "lamb_descend": (6, 2),
     "lars_sums": (4, 0),

@@ -95,6 +95,20 @@ def test_a_step_that_is_not_finite_raises_before_anything_changes() -> None:
     twins.assert_same()
 
 
+def test_a_loss_scaler_is_read_on_the_device() -> None:
+    twins = Twins(lambda p: nl.Momentum(p, 0.01, 0.9, max_grad_norm=0.5), bare())
+    twins.on_cpu = nl.Momentum(grouped(twins.host), 0.01, 0.9, loss_scale=1024.0, max_grad_norm=0.5)
+    scale, found = (twins.library.put(np.array(value, np.float32)) for value in (1024.0, 0.0))
+    twins.on_gpu._backend.grad_scale = scale.__cuda_array_interface__["data"][0]
+    twins.on_gpu._backend.found_inf = found.__cuda_array_interface__["data"][0]
+    for step in range(2):
+        twins.step(twins.gradients(step))
+    found.write(np.array(1.0, np.float32))
+    twins.on_gpu.step(twins.put(twins.gradients(2)))
+    assert (twins.on_gpu.global_step, twins.on_gpu.skipped_steps) == (2, 1)
+    assert frozen(twins.weights()) == frozen(twins.host)
+
+
 # -- rates and checkpoints -----------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@
 (
     ADDRESSES,
     RATES,
-    TRUST,
+    SETTINGS,
     SIZES,
     FIRST_CHUNK,
     CHUNKS,
@@ -21,12 +21,16 @@
     NORMS,
     SCALES,
     NONFINITE,
-    # Tables that the host keeps to itself on the CPU, by layer: decay factors and squares float64, the rest int64.
-    DECAYED,
+    # Tables that the host keeps to itself on the CPU, by layer: squares are float64, the rest int64.
     GROUP_OF,
     STEPS,
     UPDATED,
     SQUARES,
+    # What others own, 0 where there is none: float32 steps by layer, in place of ours; two float32 values of a
+    # loss scaler, what gradients were multiplied by, and one that is not 0 where the step must be left out.
+    OWNED_STEPS,
+    GRAD_SCALE,
+    FOUND_INF,
     # Tables of the whole optimizer.
     GROUPS,
     RATE_TABLE,
@@ -40,23 +44,25 @@
     GROUP_COUNT,
     TABLE_STEPS,
     TABLE_REPEATS,
-    CENTERED_DECAY,
-    CHECKS,
+    # Whether layers have two moments, and so bias corrections and decoupled decay.
+    TWO_MOMENTS,
+    # Whether any part clips, and whether this one has layers that are clipped and layers that must be finite.
     CLIPS,
+    WATCHES,
     LAST_PART,
     # Which making of the tables this book is of.
     MAKING,
-) = range(35)
-FIELDS = 35
+) = range(37)
+FIELDS = 37
 
 # float64 scalars.
-BETA1, BETA2, CORRECTED, LARGEST, MAX_GRAD_NORM, LOSS_SCALE = range(6)
-CONSTANTS_COUNT = 6
+LARGEST, LOSS_SCALE = range(2)
+CONSTANTS_COUNT = 2
 
-# APPLIED, SKIPPED and REFUSED count steps. FOUND (a gradient is not finite) and REFUSAL (why the step cannot be
-# taken at all) are set before any kernel of a step changes something, and cleared by its last; STOPPED is their
-# verdict for that last one, which may not read what it clears. REASONS holds all refusals so far. CURRENT is the
-# making that books must be of: a captured graph may hold an older one.
+# APPLIED, SKIPPED and REFUSED count steps. FOUND (a gradient is not finite, here or as a loss scaler says) and
+# REFUSAL (why the step cannot be taken at all) are set before any kernel of a step changes something, and cleared
+# by its last; STOPPED is their verdict for that last one, which may not read what it clears. REASONS holds all
+# refusals so far. CURRENT is the making that books must be of: a captured graph may hold an older one.
 APPLIED, SKIPPED, REFUSED, FOUND, REFUSAL, STOPPED, REASONS, CURRENT = range(8)
 CONTROLS = 8
 
@@ -64,9 +70,10 @@ CONTROLS = 8
 # finite; the book is of an older making.
 ENDED, BAD_RATE, STALE = 1, 2, 4
 
-# The sum of squares over parts so far; that of the last step that was applied, and whether it was clipped at all.
-CLIP_SUM, CLIP_NORM, CLIPPED = range(3)
-CLIP_FIELDS = 3
+# The sum of squares over parts so far, and the norm that comes of it; that of the last step that was applied, and
+# whether it was clipped at all.
+CLIP_SUM, STEP_NORM, CLIP_NORM, CLIPPED = range(4)
+CLIP_FIELDS = 4
 
 # A group's quantities, and for each where it comes from and the float64 bits or address that goes with it.
 LEARNING_RATE, WEIGHT_DECAY = range(2)

@@ -11,20 +11,17 @@ from numba import prange
 
 from numba_lamb._compile import cpu_kernel
 from numba_lamb.kernels.cpu_chunks import (
-    count_nonfinite,
     lamb_advance,
     lamb_descend,
     lamb_ratio,
     lars_ratio,
     lars_sums,
     lars_update,
-    layer_sum,
-    row_mean,
-    square_sum,
-    sum_of_layers,
+    shrink_weights,
 )
+from numba_lamb.kernels.cpu_sums import count_nonfinite, layer_sum, row_mean, square_sum, sum_of_layers
 from numba_lamb.kernels.intrinsics import pointer_to
-from numba_lamb.kernels.rows import ADAPT, GRADIENT, WEIGHTS
+from numba_lamb.kernels.rows import ADAPT, GRADIENT, LIMIT, WEIGHTS
 from numba_lamb.layout import CHUNK
 
 
@@ -58,10 +55,12 @@ def gradient_squares(addresses: Any, scalars: Any, sizes: Any, chunks: Any, foun
 
 
 @cpu_kernel
-def total_squares(first_chunk: Any, sums: Any, squares: Any, total: Any) -> None:
-    """Write the sum of each layer's squares into `squares`, and that of all layers into `total`."""
+def total_squares(first_chunk: Any, sums: Any, settings: Any, squares: Any, total: Any) -> None:
+    """Write the sum of each clipped layer's squares into `squares`, and that of all of them into `total`."""
     for layer in range(squares.shape[0]):
-        squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
+        squares[layer] = 0.0
+        if settings[layer, LIMIT] > 0:
+            squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
     total[0] = sum_of_layers(squares)
 
 
@@ -83,9 +82,17 @@ def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, m
 
 
 @cpu_kernel
+def decay_weights(addresses: Any, scalars: Any, sizes: Any, chunks: Any) -> None:
+    """Decay the weights of layers whose decay is not in the direction."""
+    for chunk in prange(chunks.shape[0]):
+        shrink_weights(chunk, addresses, scalars, sizes, chunks)
+
+
+@cpu_kernel
 def lamb_step(
     addresses: Any,
     scalars: Any,
+    settings: Any,
     rates: Any,
     sizes: Any,
     first_chunk: Any,
@@ -104,7 +111,7 @@ def lamb_step(
         for chunk in prange(first_chunk[begin], first_chunk[end]):
             lamb_advance(chunk, addresses, scalars, sizes, chunks, first_row, row_lengths, means, sums)
         for layer in range(begin, end):
-            lamb_ratio(layer, addresses, scalars, rates, first_chunk, sums, norms, scales)
+            lamb_ratio(layer, addresses, scalars, settings, rates, first_chunk, sums, norms, scales)
         for chunk in prange(first_chunk[begin], first_chunk[end]):
             lamb_descend(chunk, addresses, scalars, sizes, chunks, scales)
 
@@ -113,8 +120,8 @@ def lamb_step(
 def lars_step(
     addresses: Any,
     scalars: Any,
+    settings: Any,
     rates: Any,
-    trust: Any,
     sizes: Any,
     first_chunk: Any,
     chunks: Any,
@@ -136,6 +143,6 @@ def lars_step(
             for chunk in prange(first_chunk[begin], first_chunk[end]):
                 lars_sums(chunk, addresses, scalars, sizes, chunks, sums)
         for layer in range(begin, end):
-            lars_ratio(layer, addresses, scalars, rates, trust, first_chunk, sums, norms, scales)
+            lars_ratio(layer, addresses, scalars, settings, rates, first_chunk, sums, norms, scales)
         for chunk in prange(first_chunk[begin], first_chunk[end]):
             lars_update(chunk, addresses, scalars, sizes, chunks, first_row, row_lengths, means, scales)

@@ -1,15 +1,15 @@
-"""What the CPU kernels do with one chunk, one row or one layer: loads, rule calls, fixed-order sums, stores.
+"""What the CPU kernels do with one chunk or one layer: loads, rule calls, fixed-order sums, stores.
 
 Every function owns what it writes, so the order in which chunks are taken cannot change a bit.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 
-from numba_lamb._compile import bind, cpu_function
-from numba_lamb.kernels.intrinsics import fma, pointer_to, prefetch, stack_values
+from numba_lamb._compile import cpu_function
+from numba_lamb.kernels.cpu_sums import add_lanes, centralize, clear_lanes, fetch_ahead, layer_norm, rules
+from numba_lamb.kernels.intrinsics import pointer_to, stack_values
 from numba_lamb.kernels.rows import (
     ADAPT,
     ADVANCE,
@@ -27,137 +27,36 @@ from numba_lamb.kernels.rows import (
     EPSILON,
     FIRST,
     GRADIENT,
-    GUARDED,
+    GUARD,
+    LEAST,
     LOOKAHEAD,
+    MOST,
     RATE_INSIDE,
     RATIO,
     RESCALE,
     SECOND,
+    SHRINK,
     UPDATE_NORM,
     VELOCITY,
+    WEIGHT_LIMIT,
     WEIGHT_NORM,
     WEIGHTS,
 )
 from numba_lamb.layout import CHUNK, LANES
-from numba_lamb.numerics import rules as rule_text
 
-AHEAD = 4096
-"""Bytes to fetch ahead in each stream: one page, beyond which hardware prefetchers do not look."""
-LINE = 64
-
-rules = bind(rule_text, cpu_function, fma=fma)
+# -- decay outside the direction -----------------------------------------------------------------------------
 
 
 @cpu_function
-def fetch_ahead(values: Any, first: Any, itemsize: Any) -> None:
-    """Prefetch as many values as there are lanes, one page after ``values[first]``."""
-    ahead = first + AHEAD // itemsize
-    for i in range(ahead, ahead + LANES, LINE // itemsize):
-        prefetch(values, i)
-
-
-# -- sums ----------------------------------------------------------------------------------------------------
-
-
-@cpu_function
-def clear_lanes(lanes: Any) -> None:
-    """Set all lanes to zero."""
-    for lane in range(LANES):
-        lanes[lane] = 0.0
-
-
-@cpu_function
-def add_lanes(lanes: Any) -> Any:
-    """Add up the lanes in the pinned tree; they are overwritten."""
-    half = LANES // 2
-    while half > 0:
-        for lane in range(half):
-            lanes[lane] += lanes[lane + half]
-        half //= 2
-    return lanes[0]
-
-
-@cpu_function
-def layer_sum(sums: Any, column: Any, first: Any, last: Any) -> Any:
-    """Return one layer's chunk sums, added up in the pinned tree."""
-    if last - first == 1:
-        # The tree would only add zeros.
-        return sums[first, column]
-    lanes = stack_values(LANES, 0.0)
-    clear_lanes(lanes)
-    for chunk in range(first, last):
-        lanes[(chunk - first) % LANES] += sums[chunk, column]
-    return add_lanes(lanes)
-
-
-@cpu_function
-def layer_norm(sums: Any, column: Any, first: Any, last: Any) -> Any:
-    """Return the root of one layer's sum."""
-    return math.sqrt(layer_sum(sums, column, first, last))
-
-
-@cpu_function
-def sum_of_layers(squares: Any) -> Any:
-    """Return the sums of all layers, added up in the pinned tree."""
-    lanes = stack_values(LANES, 0.0)
-    clear_lanes(lanes)
-    for layer in range(squares.shape[0]):
-        lanes[layer % LANES] += squares[layer]
-    return add_lanes(lanes)
-
-
-# -- gradients: finite check, squares and centralization -----------------------------------------------------
-
-
-@cpu_function
-def count_nonfinite(values: Any, count: Any, itemsize: Any) -> Any:
-    """Return how many of `count` values are infinite or NaN."""
-    found = np.int32(0)
-    for first in range(0, count, LANES):
-        fetch_ahead(values, first, itemsize)
-        for i in range(first, min(first + LANES, count)):
-            found += np.int32(not math.isfinite(values[i]))
-    return found
-
-
-@cpu_function
-def square_sum(values: Any, count: Any, itemsize: Any) -> Any:
-    """Return the sum of the squares of `count` values."""
-    lanes = stack_values(LANES, 0.0)
-    clear_lanes(lanes)
-    for first in range(0, count, LANES):
-        fetch_ahead(values, first, itemsize)
-        for lane in range(min(count - first, LANES)):
-            lanes[lane] = rules.add_square(lanes[lane], values[first + lane])
-    return add_lanes(lanes)
-
-
-@cpu_function
-def row_mean(g: Any, w: Any, length: Any, rescale: Any, decay: Any) -> Any:
-    """Return the mean of one row of the decayed gradient, in float64."""
-    lanes = stack_values(LANES, 0.0)
-    clear_lanes(lanes)
-    for first in range(0, length, LANES):
-        for lane in range(min(length - first, LANES)):
-            i = first + lane
-            lanes[lane] += np.float64(rules.decayed_gradient(g[i], w[i], rescale, decay))
-    return add_lanes(lanes) / np.float64(length)
-
-
-@cpu_function
-def centralize(
-    out: Any, g: Any, w: Any, start: Any, count: Any, rescale: Any, decay: Any, means: Any, length: Any
-) -> None:
-    """Write into `out` one chunk of the decayed gradient less its rows' `means`."""
-    row = start // length
-    i = 0
-    while i < count:
-        end = min(count, (row + 1) * length - start)
-        mean = means[row]
-        for k in range(i, end):
-            out[k] = rules.decayed_gradient(g[k], w[k], rescale, decay) - mean
-        i = end
-        row += 1
+def shrink_weights(chunk: Any, addresses: Any, scalars: Any, sizes: Any, chunks: Any) -> None:
+    """Take ``w <- (1 - lr*decay)*w`` over one chunk: 8 bytes per float32 parameter of a layer decayed so."""
+    layer, start = chunks[chunk, 0], chunks[chunk, 1]
+    shrink = scalars[layer, SHRINK]
+    if addresses[layer, GRADIENT] == 0 or shrink == 1:
+        return
+    w = pointer_to(addresses[layer, WEIGHTS] + start * scalars.itemsize, shrink)
+    for i in range(min(sizes[layer] - start, CHUNK)):
+        w[i] = shrink * w[i]
 
 
 # -- LAMB ----------------------------------------------------------------------------------------------------
@@ -235,6 +134,7 @@ def lamb_ratio(
     layer: Any,
     addresses: Any,
     scalars: Any,
+    settings: Any,
     rates: Any,
     first_chunk: Any,
     sums: Any,
@@ -247,7 +147,11 @@ def lamb_ratio(
     first, last = first_chunk[layer], first_chunk[layer + 1]
     weight_norm = layer_norm(sums, 0, first, last)
     update_norm = layer_norm(sums, 1, first, last)
-    ratio = rules.trust_ratio(weight_norm, update_norm) if scalars[layer, ADAPT] != 0 else 1.0
+    ratio = 1.0
+    if scalars[layer, ADAPT] != 0:
+        row = settings[layer]
+        limit, epsilon, least, most = row[WEIGHT_LIMIT], row[EPSILON], row[LEAST], row[MOST]
+        ratio = rules.lamb_ratio(weight_norm, update_norm, limit, epsilon, least, most)
     norms[layer, WEIGHT_NORM] = weight_norm
     norms[layer, UPDATE_NORM] = update_norm
     norms[layer, RATIO] = ratio
@@ -310,8 +214,8 @@ def lars_ratio(
     layer: Any,
     addresses: Any,
     scalars: Any,
+    settings: Any,
     rates: Any,
-    trust: Any,
     first_chunk: Any,
     sums: Any,
     norms: Any,
@@ -321,19 +225,20 @@ def lars_ratio(
     if addresses[layer, GRADIENT] == 0:
         return
     ratio = 1.0
+    row = settings[layer]
     if scalars[layer, ADAPT] != 0:
         first, last = first_chunk[layer], first_chunk[layer + 1]
         weight_norm = layer_norm(sums, 0, first, last)
         gradient_norm = layer_norm(sums, 1, first, last)
         decay = np.float64(scalars[layer, DECAY])
-        if trust[GUARDED] == 0 or (decay > 0 and weight_norm > 0 and gradient_norm > 0):
-            ratio = rules.lars_ratio(weight_norm, gradient_norm, decay, trust[COEFFICIENT], trust[EPSILON])
-        if trust[CLIP] != 0:
+        coefficient, epsilon, guard = row[COEFFICIENT], row[EPSILON], row[GUARD]
+        ratio = rules.lars_ratio(weight_norm, gradient_norm, decay, coefficient, epsilon, guard)
+        if row[CLIP] != 0:
             ratio = rules.clipped_ratio(ratio, rates[layer])
         norms[layer, WEIGHT_NORM] = weight_norm
         norms[layer, UPDATE_NORM] = gradient_norm
     norms[layer, RATIO] = ratio
-    inside = trust[RATE_INSIDE] != 0
+    inside = row[RATE_INSIDE] != 0
     scales[layer, ADVANCE] = rates[layer] * ratio if inside else ratio
     scales[layer, DESCEND] = 1.0 if inside else rates[layer]
 

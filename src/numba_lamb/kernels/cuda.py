@@ -4,11 +4,11 @@ Thread ``t`` of a warp owns elements ``4t`` to ``4t + 3`` of every row of 128, h
 Every kernel takes a part's ``book`` and its per-layer ``scalars``. Nothing here is decided on the host: a step
 whose gradients are not finite runs to its end and changes nothing.
 
-A step is ``open_step``, which also checks the gradients; the clip kernels where asked for; ``row_means`` where
-gradients are centralized; then for Lamb ``lamb_advance``, ``lamb_ratio``, ``lamb_descend``, and for Lars and
-Momentum ``lars_sums`` (where a layer adapts), ``lars_ratio``, ``lars_update``. The last one walks the chunks
-backwards, because what the one before it touched last is still in the L2 cache. A kernel that keeps a layer on
-the chip between its two passes would stand in for those three.
+A step is ``open_step``, which also checks the gradients; the clip kernels where asked for; ``decay_weights`` where
+decay is outside the direction; ``row_means`` where gradients are centralized; then for Lamb ``lamb_advance``,
+``lamb_ratio``, ``lamb_descend``, and for Lars and Momentum ``lars_sums`` (where a layer adapts), ``lars_ratio``,
+``lars_update``. The last one walks the chunks backwards, because what the one before it touched last is still in
+the L2 cache. A kernel that keeps a layer on the chip between its two passes would stand in for those three.
 """
 
 import math
@@ -24,6 +24,7 @@ from numba_lamb.kernels.cuda_step import (
     clip_gradients,
     close_step,
     count_step,
+    decay_weights,
     gradient_squares,
     open_step,
     row_means,
@@ -50,6 +51,7 @@ from numba_lamb.kernels.cuda_warp import (
     rules,
     scaled,
     second_moments,
+    setting,
     store,
     this_lane,
     this_warp,
@@ -125,8 +127,11 @@ def lamb_ratio(book: Any, scalars: Any) -> None:
     weight_norm = math.sqrt(add_column(doubles(book, at.SUMS), 2, 0, first, last))
     update_norm = math.sqrt(add_column(doubles(book, at.SUMS), 2, 1, first, last))
     if this_lane() == 0:
-        adapts = scalars[layer * rows.SCALARS + rows.ADAPT] != 0
-        ratio = rules.trust_ratio(weight_norm, update_norm) if adapts else 1.0
+        ratio = 1.0
+        if scalars[layer * rows.SCALARS + rows.ADAPT] != 0:
+            limit, epsilon = setting(book, layer, rows.WEIGHT_LIMIT), setting(book, layer, rows.EPSILON)
+            least, most = setting(book, layer, rows.LEAST), setting(book, layer, rows.MOST)
+            ratio = rules.lamb_ratio(weight_norm, update_norm, limit, epsilon, least, most)
         norms = doubles(book, at.NORMS)
         norms[layer * rows.NORMS + rows.WEIGHT_NORM] = weight_norm
         norms[layer * rows.NORMS + rows.UPDATE_NORM] = update_norm
@@ -211,17 +216,16 @@ def lars_ratio(book: Any, scalars: Any) -> None:
         return
     row = layer * rows.SCALARS
     rate = doubles(book, at.RATES)[layer]
-    trust = doubles(book, at.TRUST)
     ratio = 1.0
     if scalars[row + rows.ADAPT] != 0:
         first, last = longs(book, at.FIRST_CHUNK)[layer], longs(book, at.FIRST_CHUNK)[layer + 1]
         weight_norm = math.sqrt(add_column(doubles(book, at.SUMS), 2, 0, first, last))
         gradient_norm = math.sqrt(add_column(doubles(book, at.SUMS), 2, 1, first, last))
         decay = np.float64(scalars[row + rows.DECAY])
-        if trust[rows.GUARDED] == 0 or (decay > 0 and weight_norm > 0 and gradient_norm > 0):
-            coefficient, epsilon = trust[rows.COEFFICIENT], trust[rows.EPSILON]
-            ratio = rules.lars_ratio(weight_norm, gradient_norm, decay, coefficient, epsilon)
-        if trust[rows.CLIP] != 0:
+        coefficient, epsilon = setting(book, layer, rows.COEFFICIENT), setting(book, layer, rows.EPSILON)
+        guard = setting(book, layer, rows.GUARD)
+        ratio = rules.lars_ratio(weight_norm, gradient_norm, decay, coefficient, epsilon, guard)
+        if setting(book, layer, rows.CLIP) != 0:
             ratio = rules.clipped_ratio(ratio, rate)
         if this_lane() == 0:
             doubles(book, at.NORMS)[layer * rows.NORMS + rows.WEIGHT_NORM] = weight_norm
@@ -229,7 +233,7 @@ def lars_ratio(book: Any, scalars: Any) -> None:
     if this_lane() == 0:
         doubles(book, at.NORMS)[layer * rows.NORMS + rows.RATIO] = ratio
         scales = values(book, at.SCALES, scalars)
-        inside = trust[rows.RATE_INSIDE] != 0
+        inside = setting(book, layer, rows.RATE_INSIDE) != 0
         scales[layer * rows.SCALES + rows.ADVANCE] = rate * ratio if inside else ratio
         scales[layer * rows.SCALES + rows.DESCEND] = 1.0 if inside else rate
         count_step(book, layer)
@@ -289,6 +293,7 @@ KERNELS: dict[str, Callable[[Any, Any], None]] = {
         gradient_squares,
         clip_gradients,
         scale_gradients,
+        decay_weights,
         row_means,
         lamb_advance,
         lamb_ratio,

@@ -8,7 +8,7 @@ import numpy as np
 from numba_lamb._compile import cuda_function
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.kernels.cuda_intrinsics import load_rows, pointer_to, zero_like
+from numba_lamb.kernels.cuda_intrinsics import load_rows, multiply, pointer_to, zero_like
 from numba_lamb.kernels.cuda_warp import (
     QUAD,
     WARP,
@@ -24,6 +24,9 @@ from numba_lamb.kernels.cuda_warp import (
     may_vectorize,
     nonfinite_values,
     rules,
+    scaled,
+    setting,
+    store,
     this_lane,
     this_warp,
     values,
@@ -44,7 +47,11 @@ def settle(book: Any, layer: Any) -> None:
 @cuda_function
 def count_step(book: Any, layer: Any) -> None:
     """Count a step of a layer that had a gradient."""
-    longs(book, at.STEPS)[layer] += 1
+    owned = book[at.OWNED_STEPS]
+    if owned != 0:
+        pointer_to(owned, np.float32(0))[layer] += np.float32(1)
+    else:
+        longs(book, at.STEPS)[layer] += 1
     longs(book, at.UPDATED)[layer] = 1
 
 
@@ -56,7 +63,7 @@ def close_step(book: Any) -> None:
         clip = doubles(book, at.CLIP)
         if control[at.STOPPED] == 0:
             control[at.APPLIED] += 1
-            clip[at.CLIP_NORM] = clip[at.CLIP_SUM]
+            clip[at.CLIP_NORM] = clip[at.STEP_NORM]
             clip[at.CLIPPED] = book[at.CLIPS]
         elif control[at.REFUSAL] != 0:
             control[at.REFUSED] += 1
@@ -97,30 +104,54 @@ def group_value(book: Any, layer: Any, quantity: Any) -> Any:
 
 
 @cuda_function
+def next_step(book: Any, layer: Any) -> Any:
+    """Return the number, from 1 on, of a layer's step that is being taken."""
+    owned = book[at.OWNED_STEPS]
+    taken = longs(book, at.STEPS)[layer]
+    if owned != 0:
+        taken = np.int64(pointer_to(owned, np.float32(0))[layer])
+    return taken + 1
+
+
+@cuda_function
 def open_layer(book: Any, scalars: Any, layer: Any) -> None:
     """Write one layer's rate, decay and bias corrections for this step."""
-    constants = doubles(book, at.CONSTANTS)
     row = layer * rows.SCALARS
+    rate = group_value(book, layer, at.LEARNING_RATE)
+    decay = group_value(book, layer, at.WEIGHT_DECAY) * setting(book, layer, rows.DECAYED)
+    outside = setting(book, layer, rows.OUTSIDE) != 0
+    scalars[row + rows.SHRINK] = 1.0 - multiply(rate, decay) if outside else 1.0
+    scalars[row + rows.DECAY] = 0.0 if outside else decay
+    if book[at.TWO_MOMENTS] != 0:
+        step = next_step(book, layer)
+        beta1, beta2 = setting(book, layer, rows.FIRST_DECAY), setting(book, layer, rows.SECOND_DECAY)
+        corrected = setting(book, layer, rows.CORRECTED) != 0
+        scalars[row + rows.CORRECTION1] = rules.bias_correction(beta1, step) if corrected else 1.0
+        scalars[row + rows.CORRECTION2] = rules.bias_correction(beta2, step) if corrected else 1.0
+        rate *= rules.rate_factor(setting(book, layer, rows.RATE_CORRECTION), beta1, beta2, step)
+    doubles(book, at.RATES)[layer] = rate
+
+
+@cuda_function
+def open_part(book: Any) -> None:
+    """Stop a step whose tables were replaced, or that a loss scaler says must be left out."""
     control = longs(book, at.CONTROL)
     if book[at.MAKING] != control[at.CURRENT]:
         control[at.REFUSAL] = at.STALE
-    doubles(book, at.RATES)[layer] = group_value(book, layer, at.LEARNING_RATE)
-    decay = group_value(book, layer, at.WEIGHT_DECAY)
-    scalars[row + rows.DECAY] = decay * doubles(book, at.DECAYED)[layer]
-    if constants[at.CORRECTED] != 0:
-        step = longs(book, at.STEPS)[layer] + 1
-        scalars[row + rows.CORRECTION1] = rules.bias_correction(constants[at.BETA1], step)
-        scalars[row + rows.CORRECTION2] = rules.bias_correction(constants[at.BETA2], step)
+    found = book[at.FOUND_INF]
+    if found != 0 and pointer_to(found, np.float32(0))[0] != 0:
+        control[at.FOUND] = 1
 
 
 @cuda_function
 def check_gradient(book: Any, scalars: Any, chunk: Any) -> None:
-    """Count the values of one chunk that are not finite, and add up their squares where the step clips."""
+    """Count the values of one chunk that are not finite, and add up their squares, where its layer asks for it."""
     layer, start = longs(book, at.CHUNKS)[2 * chunk], longs(book, at.CHUNKS)[2 * chunk + 1]
     zero = zero_like(scalars)
     gradient = address_of(book, layer, rows.GRADIENT)
     last = min(longs(book, at.SIZES)[layer], start + CHUNK)
-    last = start if gradient == 0 else last
+    checked, clipped = setting(book, layer, rows.CHECKED) != 0, setting(book, layer, rows.LIMIT) > 0
+    last = last if gradient != 0 and (checked or clipped) else start
     g = pointer_to(gradient, zero)
     bad = 0
     a = b = c = d = 0.0
@@ -131,7 +162,7 @@ def check_gradient(book: Any, scalars: Any, chunk: Any) -> None:
         bad += (
             nonfinite_values(one) + nonfinite_values(two) + nonfinite_values(three) + nonfinite_values(four)
         )
-        if book[at.CLIPS] != 0:
+        if clipped:
             a, b, c, d = add_squares(
                 add_squares(add_squares(add_squares((a, b, c, d), one), two), three), four
             )
@@ -139,8 +170,8 @@ def check_gradient(book: Any, scalars: Any, chunk: Any) -> None:
     found = add_lanes((np.float64(bad), 0.0, 0.0, 0.0))
     if this_lane() == 0:
         doubles(book, at.SUMS)[2 * chunk] = squares
-        pointer_to(book[at.NONFINITE], np.int32(0))[chunk] = np.int32(found)
-        if found != 0 and book[at.CHECKS] != 0:
+        pointer_to(book[at.NONFINITE], np.int32(0))[chunk] = np.int32(found) if checked else np.int32(0)
+        if found != 0 and checked:
             longs(book, at.CONTROL)[at.FOUND] = 1
 
 
@@ -152,10 +183,12 @@ def open_step(book: Any, scalars: Any) -> None:
         if warp - layer_warps < book[at.CHUNK_COUNT]:
             check_gradient(book, scalars, warp - layer_warps)
     elif warp * WARP + this_lane() < book[at.LAYERS]:
+        if warp * WARP + this_lane() == 0:
+            open_part(book)
         open_layer(book, scalars, warp * WARP + this_lane())
 
 
-# -- clipping by the global norm -----------------------------------------------------------------------------
+# -- what gradients are multiplied by: clipping by the global norm, loss scaling -------------------------------
 
 
 def gradient_squares(book: Any, scalars: Any) -> None:
@@ -180,15 +213,45 @@ def scale_gradients(book: Any, scalars: Any) -> None:
     """Write what gradients are multiplied by, a layer to a thread."""
     layer = this_warp() * WARP + this_lane()
     if layer < book[at.LAYERS]:
-        constants = doubles(book, at.CONSTANTS)
-        norm = rules.gradient_norm(doubles(book, at.CLIP)[at.CLIP_SUM], constants[at.LOSS_SCALE])
-        factor = rules.clip_factor(norm, constants[at.MAX_GRAD_NORM])
-        if book[at.CHECKS] != 0 and not math.isfinite(norm):
-            longs(book, at.CONTROL)[at.FOUND] = 1
-        scalars[layer * rows.SCALARS + rows.RESCALE] = factor / constants[at.LOSS_SCALE]
+        loss_scale = doubles(book, at.CONSTANTS)[at.LOSS_SCALE]
+        given = book[at.GRAD_SCALE]
+        if given != 0:
+            loss_scale *= np.float64(pointer_to(given, np.float32(0))[0])
+        clip = doubles(book, at.CLIP)
+        norm = rules.gradient_norm(clip[at.CLIP_SUM], loss_scale)
+        if layer == 0:
+            clip[at.STEP_NORM] = norm
+            if book[at.WATCHES] != 0 and not math.isfinite(norm):
+                longs(book, at.CONTROL)[at.FOUND] = 1
+        limit = setting(book, layer, rows.LIMIT)
+        factor = rules.clip_factor(norm, limit) if limit > 0 else 1.0
+        sign = setting(book, layer, rows.SIGN)
+        scalars[layer * rows.SCALARS + rows.RESCALE] = sign * (factor / loss_scale)
 
 
-# -- centralization ------------------------------------------------------------------------------------------
+# -- before the update: decay outside the direction, centralization ------------------------------------------
+
+
+def decay_weights(book: Any, scalars: Any) -> None:
+    """Take ``w <- (1 - lr*decay)*w``, a chunk to a warp: 8 bytes per float32 parameter of a layer decayed so."""
+    chunk = this_warp()
+    if chunk >= book[at.CHUNK_COUNT] or is_stopped(book):
+        return
+    layer, start = longs(book, at.CHUNKS)[2 * chunk], longs(book, at.CHUNKS)[2 * chunk + 1]
+    shrink = scalars[layer * rows.SCALARS + rows.SHRINK]
+    if address_of(book, layer, rows.GRADIENT) == 0 or shrink == 1:
+        return
+    weights = address_of(book, layer, rows.WEIGHTS)
+    last = min(longs(book, at.SIZES)[layer], start + CHUNK)
+    w = pointer_to(weights, zero_like(scalars))
+    for row in range(start, last, 4 * LANES):
+        i = row + QUAD * this_lane()
+        whole = may_vectorize(weights) and row + 4 * LANES <= last
+        one, two, three, four = load_rows((w,), 4, i, LANES, last, whole)
+        store(w, i, last, whole, scaled(one, shrink))
+        store(w, i + LANES, last, whole, scaled(two, shrink))
+        store(w, i + 2 * LANES, last, whole, scaled(three, shrink))
+        store(w, i + 3 * LANES, last, whole, scaled(four, shrink))
 
 
 def row_means(book: Any, scalars: Any) -> None:
@@ -200,7 +263,8 @@ def row_means(book: Any, scalars: Any) -> None:
         if gradient != 0:
             zero = zero_like(scalars)
             scalar = layer * rows.SCALARS
-            decay = scalars[scalar + rows.DECAY] if book[at.CENTERED_DECAY] != 0 else zero
+            # LAMB centralizes the gradient itself, with no decay in it.
+            decay = zero if book[at.TWO_MOMENTS] != 0 else scalars[scalar + rows.DECAY]
             length = longs(book, at.ROW_LENGTHS)[layer]
             g, w = pointer_to(gradient, zero), pointer_to(address_of(book, layer, rows.WEIGHTS), zero)
             last = (number + 1) * length

@@ -61,6 +61,12 @@ def values(book: Any, field: Any, scalars: Any) -> Any:
 
 
 @cuda_function
+def setting(book: Any, layer: Any, column: Any) -> Any:
+    """Return one of a layer's settings."""
+    return doubles(book, at.SETTINGS)[layer * rows.SETTINGS + column]
+
+
+@cuda_function
 def is_stopped(book: Any) -> Any:
     """Return whether this step must change nothing."""
     control = longs(book, at.CONTROL)

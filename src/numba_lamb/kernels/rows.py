@@ -3,7 +3,7 @@
 ``addresses`` (int64, one row per layer) says where the layer's arrays start; a gradient address of 0 skips
 the layer. ``scalars`` (the parameter's dtype, one row per layer) holds its hyper-parameters, already cast.
 ``norms`` (float64) and ``scales`` (the parameter's dtype) are written by the kernels, one row per layer.
-``trust`` (float64) holds what all layers of a LARS step share.
+``settings`` (float64, one row per layer) holds what enters arithmetic that is done in float64.
 """
 
 WEIGHTS, GRADIENT, FIRST, SECOND = range(4)
@@ -16,7 +16,9 @@ ADDRESSES = 4
 ADAPT, BETA1, DECAY, RESCALE = range(4)
 COMPLEMENT1, CORRECTION1, BETA2, COMPLEMENT2, CORRECTION2, EPS = range(4, 10)
 VELOCITY, LOOKAHEAD = range(4, 6)
-SCALARS = 10
+# What weights are multiplied by before the step, where their decay is not in the direction.
+SHRINK = 10
+SCALARS = 11
 
 # UPDATE_NORM is the gradient's norm in Lars.
 WEIGHT_NORM, UPDATE_NORM, RATIO = range(3)
@@ -26,5 +28,12 @@ NORMS = 3
 ADVANCE, DESCEND = range(2)
 SCALES = 2
 
-COEFFICIENT, EPSILON, CLIP, RATE_INSIDE, GUARDED = range(5)
-TRUST = 5
+# DECAYED is the factor of the group's decay, OUTSIDE whether it shrinks the weights in place of entering the
+# direction. SIGN is -1 to maximize. CHECKED: gradients must be finite. LIMIT is that of the clip, 0 for none.
+DECAYED, OUTSIDE, SIGN, CHECKED, LIMIT = range(5)
+# Lamb: the decay rates of the moments, exactly; whether moments are corrected, and how the rate is; bounds of
+# ||w|| and of the ratio. EPSILON is added to the ratio's denominator in Lars too.
+EPSILON, FIRST_DECAY, SECOND_DECAY, CORRECTED, RATE_CORRECTION, WEIGHT_LIMIT, LEAST, MOST = range(5, 13)
+# Lars: GUARD is one of `numba_lamb.numerics.rules`; RATE_INSIDE puts the rate into the momentum buffer.
+COEFFICIENT, CLIP, RATE_INSIDE, GUARD = range(13, 17)
+SETTINGS = 17

@@ -43,6 +43,23 @@ class LambStep(NamedTuple):
     update_norm: float
 
 
+class Formula(NamedTuple):
+    """What implementations of LAMB do otherwise than the paper.
+
+    ``rate_correction`` is ``"none"``, ``"first"`` or ``"both"``: whether the rate is divided by ``1 - beta1^t``,
+    and multiplied by the root of ``1 - beta2^t`` too.
+    """
+
+    bias_correction: bool = True
+    grad_averaging: bool = True
+    rate_correction: str = "none"
+    decoupled_decay: bool = False
+    weight_limit: float = np.inf
+    ratio_epsilon: float = 0.0
+    least: float = 0.0
+    most: float = np.inf
+
+
 def lamb(
     w: ArrayLike,
     g: ArrayLike,
@@ -56,6 +73,7 @@ def lamb(
     eps: float = 1e-6,
     weight_decay: float = 0.0,
     adapt: bool = True,
+    formula: Formula = Formula(),  # noqa: B008  (immutable)
 ) -> LambStep:
     """Return one LAMB step on one layer.
 
@@ -63,14 +81,24 @@ def lamb(
     bias correction, an uncapped ratio and decay inside the direction. ``t`` counts from 1.
     """
     w, g, m, v = (np.asarray(array, dtype=np.float64) for array in (w, g, m, v))
-    m = beta1 * m + (1 - beta1) * g
+    if formula.decoupled_decay:
+        w = (1 - learning_rate * weight_decay) * w
+        weight_decay = 0.0
+    m = beta1 * m + (1 - beta1 if formula.grad_averaging else 1.0) * g
     v = beta2 * v + (1 - beta2) * np.square(g)
-    m_hat = m / (1 - beta1**t)
-    v_hat = v / (1 - beta2**t)
+    m_hat = m / (1 - beta1**t) if formula.bias_correction else m
+    v_hat = v / (1 - beta2**t) if formula.bias_correction else v
     u = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w
     weight_norm = float(np.linalg.norm(w.ravel()))
     update_norm = float(np.linalg.norm(u.ravel()))
-    r = weight_norm / update_norm if adapt and weight_norm > 0 and update_norm > 0 else 1.0
+    r = 1.0
+    if adapt and weight_norm > 0 and update_norm > 0:
+        r = min(weight_norm, formula.weight_limit) / (update_norm + formula.ratio_epsilon)
+        r = float(np.clip(r, formula.least, formula.most))
+    if formula.rate_correction != "none":
+        learning_rate = learning_rate / (1 - beta1**t)
+    if formula.rate_correction == "both":
+        learning_rate = learning_rate * np.sqrt(1 - beta2**t)
     return LambStep(w - learning_rate * r * u, m, v, r, weight_norm, update_norm)
 
 
@@ -114,22 +142,27 @@ def momentum(
     """Return one step of Momentum, or of LARS where `trust` says how the ratio is made.
 
     You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", Algorithm 1 (variant ``paper``),
-    and the documented formulas of MindSpore's LARS and Paddle's LarsMomentum.
+    the documented formulas of MindSpore's LARS and Paddle's LarsMomentum, and those of timm and pytorch_optimizer.
     """
     w, g, v = (np.asarray(array, dtype=np.float64) for array in (w, g, v))
     g = g / loss_scale
     ratio = 1.0
     if trust is not None:
         weight_norm, gradient_norm = float(np.linalg.norm(w.ravel())), float(np.linalg.norm(g.ravel()))
-        if trust.variant != "paddle" or (weight_decay > 0 and weight_norm > 0 and gradient_norm > 0):
-            denominator = gradient_norm + weight_decay * weight_norm + trust.epsilon
+        denominator = gradient_norm + weight_decay * weight_norm + trust.epsilon
+        adapted = {
+            "paddle": weight_decay > 0 and weight_norm > 0 and gradient_norm > 0,
+            "timm": weight_norm > 0 and gradient_norm > 0,
+            "pytorch_optimizer": weight_norm > 0 and denominator > 0,
+        }
+        if adapted.get(trust.variant, True):
             ratio = trust.coefficient * weight_norm / denominator if denominator > 0 else 0.0
         if trust.clip:
             ratio = min(ratio / learning_rate, 1.0)
     direction = g + weight_decay * w
     if centralize:
         direction = centralized(direction)
-    inside = trust is not None and trust.variant != "mindspore"
+    inside = trust is not None and trust.variant in ("paper", "paddle")
     scaled = (learning_rate * ratio if inside else ratio) * direction
     v = momentum * v + scaled
     u = scaled + momentum * v if nesterov else v

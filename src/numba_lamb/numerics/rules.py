@@ -13,6 +13,8 @@ chunk sum             element ``i`` of a chunk to lane ``i % 128`` in order, the
 layer sum             chunk ``c`` of a layer to lane ``c % 128`` in order, then the lane tree
 lane tree             lane ``j`` takes lane ``j + h`` for ``h`` = 64, 32, 16, 8, 4, 2, 1
 norms, trust ratio    float64; LAMB's ratio is 1 where either norm is 0
+``1 - lr*decay``      decay outside the direction: float64, cast once; ``w`` is multiplied by it at first
+corrected rate        ``lr/(1-beta1^t)`` or ``lr*sqrt(1-beta2^t)/(1-beta1^t)``: float64
 norm of gradients n   raw squares by chunk and layer as above; layer ``k`` of a dtype to lane ``k % 128`` in
                       order, then the lane tree; dtypes added in order of first appearance; root; times
                       ``1/loss_scale``
@@ -32,6 +34,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
+# Where the ratio of LARS is 1: nowhere; where a norm is 0; where ||w|| or the denominator is 0; where a norm or
+# the decay is 0.
+UNGUARDED, ZERO_NORM, ZERO_DENOMINATOR, ZERO_DECAY = range(4)
+# What a rate is corrected by.
+UNCORRECTED, BY_FIRST, BY_BOTH = range(3)
 
 
 def fma(a: float, b: float, c: float) -> float:
@@ -88,16 +96,33 @@ def add_square(total: Any, x: Any) -> Any:
     return fma(wide, wide, total)
 
 
-def trust_ratio(weight_norm: Any, update_norm: Any) -> Any:
-    """``r = ||w|| / ||u||``, 1 where either norm is 0; float64."""
+def lamb_ratio(weight_norm: Any, update_norm: Any, limit: Any, epsilon: Any, least: Any, most: Any) -> Any:
+    """``r = min(||w||, limit) / (||u|| + epsilon)`` within its bounds, 1 where either norm is 0; float64."""
     if weight_norm == 0 or update_norm == 0:
         return 1.0
-    return weight_norm / update_norm
+    # Comparisons that a NaN passes through.
+    if weight_norm > limit:
+        weight_norm = limit
+    ratio = weight_norm / (update_norm + epsilon)
+    if ratio > most:
+        return most
+    if ratio < least:
+        return least
+    return ratio
 
 
-def lars_ratio(weight_norm: Any, gradient_norm: Any, decay: Any, coefficient: Any, epsilon: Any) -> Any:
-    """``coefficient*||w|| / (||g|| + decay*||w|| + epsilon)``, 0 for 0/0; float64."""
+def lars_ratio(
+    weight_norm: Any, gradient_norm: Any, decay: Any, coefficient: Any, epsilon: Any, guard: Any
+) -> Any:
+    """``coefficient*||w|| / (||g|| + decay*||w|| + epsilon)``, 0 for 0/0, 1 where `guard` says so; float64."""
     denominator = fma(decay, weight_norm, gradient_norm) + epsilon
+    if guard != UNGUARDED:
+        if not weight_norm > 0 or not denominator > 0:
+            return 1.0
+        if guard != ZERO_DENOMINATOR and not gradient_norm > 0:
+            return 1.0
+        if guard == ZERO_DECAY and not decay > 0:
+            return 1.0
     if denominator == 0:
         return 0.0
     return coefficient * weight_norm / denominator
@@ -138,3 +163,15 @@ def integer_power(base: Any, exponent: Any) -> Any:
 def bias_correction(beta: Any, step: Any) -> Any:
     """``1 / (1 - beta^t)`` in float64 for the 1-based step ``t``."""
     return 1.0 / (1.0 - integer_power(beta, step))
+
+
+def rate_factor(correction: Any, beta1: Any, beta2: Any, step: Any) -> Any:
+    """Return what formulas that correct the rate instead of the moments multiply it by; float64.
+
+    ``1 / (1 - beta1^t)`` for `BY_FIRST`, ``sqrt(1 - beta2^t) / (1 - beta1^t)`` for `BY_BOTH`.
+    """
+    if correction == BY_FIRST:
+        return bias_correction(beta1, step)
+    if correction == BY_BOTH:
+        return bias_correction(beta1, step) / math.sqrt(bias_correction(beta2, step))
+    return 1.0

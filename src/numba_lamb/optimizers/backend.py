@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,83 @@ from numba_lamb.gradients import GradientReader
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout
 from numba_lamb.optimizers.parts import Part
+from numba_lamb.rates import Rate
 
-if TYPE_CHECKING:
-    from numba_lamb.optimizers.base import Optimizer
+
+class Groups(Protocol):
+    """Parameter groups, whose learning rate is under ``"lr"`` and weight decay under ``"weight_decay"``."""
+
+    @property
+    def dicts(self) -> Sequence[Mapping[str, Any]]:
+        """One for each group; how many there are is all that is read."""
+
+    def rate(self, index: int, key: str) -> Rate:
+        """Return the rate that a group has under `key` now; the same object as long as it is the same rate."""
+
+    def values(self, key: str, step: int) -> list[float]:
+        """Return each group's value under `key` at the 0-based `step`."""
+
+
+class Gradients(Protocol):
+    """Where a step's gradients lie, kept up in the parts' addresses."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last update had a gradient for every layer."""
+
+    def update(self, gradients: Any) -> Sequence[Any]:
+        """Write the addresses of `gradients`, 0 for None; return them by layer, to be held while they are used."""
+
+
+class Subject(Protocol):
+    """All that a backend reads of the optimizer whose steps it takes.
+
+    What enters arithmetic is in the parts' tables of scalars and settings.
+    """
+
+    @property
+    def layout(self) -> FlatLayout:
+        """Where each layer lies."""
+
+    @property
+    def _parts(self) -> Sequence[Part]:
+        """The layers by dtype, each made by the backend's `new_part`."""
+
+    @property
+    def _slots(self) -> Sequence[tuple[Part, int]]:
+        """Each layer's part and its row there, in the layout's order."""
+
+    @property
+    def _parameters(self) -> Sequence[Parameter]:
+        """The parameters, in the layout's order."""
+
+    @property
+    def _arrays(self) -> Sequence[Any]:
+        """The parameters' arrays, in the layout's order."""
+
+    @property
+    def _groups(self) -> Groups:
+        """The parameter groups, by the number that layers have."""
+
+    @property
+    def _gradients(self) -> Gradients:
+        """Where the gradients lie."""
+
+    @property
+    def _nonfinite(self) -> Literal["raise", "skip", "propagate"]:
+        """What is done about a gradient that is not finite; ``"raise"`` makes a step wait for the device."""
+
+    @property
+    def _loss_scale(self) -> float:
+        """What gradients were multiplied by."""
+
+    @property
+    def _has_two_moments(self) -> bool:
+        """Whether steps are LAMB's; else they are those of Lars and Momentum."""
+
+    @property
+    def _quantities(self) -> Sequence[tuple[str, int, bool]]:
+        """What `stats` tells: a name, its column of norms, and whether only layers that adapt have it."""
 
 
 class Backend(ABC):
@@ -39,11 +113,11 @@ class Backend(ABC):
         """Raise if an optimizer of such arrays cannot be copied or pickled."""
 
     @abstractmethod
-    def placed(self, optimizer: "Optimizer") -> None:
-        """Get ready for the optimizer's parts, groups and ratios, which are new."""
+    def placed(self, optimizer: Subject) -> None:
+        """Get ready for the optimizer's parts, groups and settings, which are new."""
 
     @abstractmethod
-    def step(self, optimizer: "Optimizer", gradients: Any, stream: object) -> bool:
+    def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
         """Take a step and return whether it was applied, or queued where only the device can tell."""
 
     @abstractmethod
@@ -55,7 +129,7 @@ class Backend(ABC):
         """Set what `counters` returns."""
 
     @abstractmethod
-    def stats(self, optimizer: "Optimizer") -> Mapping[str, float]:
+    def stats(self, optimizer: Subject) -> Mapping[str, float]:
         """Return the optimizer's statistics by name."""
 
     def refusals(self) -> tuple[int, Sequence[str]]:

@@ -47,8 +47,7 @@ class Optimizer(ABC):
     _quantities: ClassVar[tuple[tuple[str, int, bool], ...]]
     """What `stats` tells: a name, its column of norms, and whether only layers that adapt have it."""
     _loss_scale: float = 1.0
-    _betas: tuple[float, float] | None = None
-    """The decay rates of first and second moments, for an optimizer that has both."""
+    _has_two_moments: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -69,7 +68,6 @@ class Optimizer(ABC):
             )
         check_filter("decay_filter", decay_filter)
         self._max_grad_norm = check_limit(max_grad_norm)
-        self._trust = np.zeros(rows.TRUST)
         found = collect(params)
         Rate(weight_decay, "weight_decay")
         self._groups = LiveGroups(learning_rate, weight_decay)
@@ -127,7 +125,7 @@ class Optimizer(ABC):
             for older in self._parts:
                 if older.dtype == part.dtype:
                     part.adopt(older)
-            self._write_constants(part)
+            self._tell(part)
         slots = [(part, row) for part in parts for row in range(len(part.indices))]
         slots.sort(key=lambda slot: slot[0].indices[slot[1]])
         self._centralized = self._centralize(layout, parts)
@@ -222,7 +220,7 @@ class Optimizer(ABC):
     def max_grad_norm(self, value: float | None) -> None:
         self._max_grad_norm = check_limit(value)
         for part in self._parts:
-            self._write_constants(part)
+            self._tell(part)
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -292,13 +290,15 @@ class Optimizer(ABC):
     def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Raise unless these hyper-parameters are allowed."""
 
-    @abstractmethod
-    def _write_constants(self, part: Part) -> None:
-        """Write what stays the same from step to step into the scalar rows of `part`."""
+    def _tell(self, part: Part) -> None:
+        self._write_constants(part)
+        part.settle()
 
-    def _decay_factors(self, part: Part) -> NDArray[np.float64]:
-        """Return what each layer's weight decay is multiplied by: 1, or 0 for a layer without."""
-        return part.decayed
+    def _write_constants(self, part: Part) -> None:
+        """Write what stays the same from step to step into the scalars and settings of `part`."""
+        part.settings[:, rows.DECAYED] = part.decayed
+        part.settings[:, rows.CHECKED] = self._nonfinite != "propagate"
+        part.settings[:, rows.LIMIT] = self._max_grad_norm or 0.0
 
     # -- statistics and checkpoints ------------------------------------------------------------------------
 
@@ -378,4 +378,4 @@ class Optimizer(ABC):
         for name, number in numbers.items():
             setattr(self, f"_{name}", number)
         for part in self._parts:
-            self._write_constants(part)
+            self._tell(part)

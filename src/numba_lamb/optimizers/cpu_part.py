@@ -10,6 +10,7 @@ from numba_lamb.arrays import address_of, aligned_zeros
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import cpu, launch, rows
 from numba_lamb.layout import FlatLayout
+from numba_lamb.numerics import rules
 from numba_lamb.optimizers.parts import Part
 
 
@@ -35,7 +36,7 @@ class CpuPart(Part):
         super().__init__(layout, dtype, parameters, decayed)
         count, chunks = len(self.layers), len(self.table.chunks)
         self.rates = np.zeros(count)
-        self.steps = np.zeros(count, dtype=np.int64)
+        self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.bool_)
         self.forget_written()
         self.sums = np.zeros((chunks, 2))
@@ -71,11 +72,43 @@ class CpuPart(Part):
         """Have the next step write its rates and decays anew, and look at the layers' steps again."""
         self.written_rates: list[float] = []
         self.written_decays: list[float] = []
-        self.common_step = self._find_common_step()
+        self.find_common_step()
 
-    def _find_common_step(self) -> int | None:
+    def find_common_step(self) -> None:
+        """Look at the layers' steps again, which somebody may have written to."""
         first = int(self.steps[0])
-        return first if (self.steps == first).all() else None
+        self.common_step: int | None = first if (self.steps == first).all() else None
+
+    def write_rates(self, rates: NDArray[np.float64]) -> None:
+        """Write each layer's learning rate."""
+        self.rates[:] = rates
+
+    def write_decays(self, decays: NDArray[np.float64]) -> None:
+        """Write each layer's weight decay, of which filters may leave nothing; after `write_rates`."""
+        decays = decays * self.settings[:, rows.DECAYED]
+        if self.shrinks:
+            outside = self.settings[:, rows.OUTSIDE] != 0
+            self.scalars[:, rows.SHRINK] = np.where(outside, 1.0 - self.rates * decays, 1.0)
+            decays = np.where(outside, 0.0, decays)
+        self.scalars[:, rows.DECAY] = decays
+
+    def write_corrections(self) -> None:
+        """Write the bias corrections of LAMB's layers for their next steps, and correct rates that ask for it."""
+        columns = self.settings[:, rows.FIRST_DECAY : rows.RATE_CORRECTION + 1]
+        if self.common_step is not None and self.corrects_alike:
+            found = _corrections((*columns[0].tolist(), self.common_step + 1))
+            self.scalars[:, rows.CORRECTION1] = found[0]
+            self.scalars[:, rows.CORRECTION2] = found[1]
+            if found[2] != 1.0:
+                self.rates *= found[2]
+            return
+        keys = [
+            (*row, int(step) + 1) for row, step in zip(columns.tolist(), self.steps.tolist(), strict=True)
+        ]
+        known = {key: _corrections(key) for key in set(keys)}
+        found_of = np.array([known[key] for key in keys])
+        self.scalars[:, [rows.CORRECTION1, rows.CORRECTION2]] = found_of[:, :2]
+        self.rates *= found_of[:, 2]
 
     def count_step(self, complete: bool) -> None:
         """Count a step of the layers that had a gradient, which are all where `complete`."""
@@ -87,7 +120,7 @@ class CpuPart(Part):
             active = self.addresses[:, rows.GRADIENT] != 0
             self.steps += active
             self.updated |= active
-            self.common_step = self._find_common_step()
+            self.find_common_step()
 
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`, and space for the means."""
@@ -105,3 +138,12 @@ class CpuPart(Part):
         """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""
         arguments = (self.addresses, prepared, self.row_table, self.row_lengths, self.means)
         launch.run(cpu.row_means, len(self.table.chunks), num_threads, *arguments)
+
+
+def _corrections(key: Sequence[Any]) -> tuple[float, float, float]:
+    """Return what the moments and the rate are multiplied by, given decay rates, options and the 1-based step."""
+    beta1, beta2, corrected, kind, step = key
+    factor = rules.rate_factor(kind, beta1, beta2, step)
+    if not corrected:
+        return 1.0, 1.0, factor
+    return rules.bias_correction(beta1, step), rules.bias_correction(beta2, step), factor

@@ -4,10 +4,11 @@ The kernels of a step are queued one after another, whatever they will find: whe
 much they are clipped and how often the step was applied is decided and counted on the device.
 """
 
+import math
 import sys
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,16 +19,12 @@ from numba_lamb.groups import Parameter
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout
-from numba_lamb.numerics import rules
 from numba_lamb.optimizers import inspection
-from numba_lamb.optimizers.backend import Backend
+from numba_lamb.optimizers.backend import Backend, Subject
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.cuda_rates import CudaRates, Progress
 from numba_lamb.optimizers.cuda_stats import LazyStats
 from numba_lamb.optimizers.cuda_tables import Snapshots
-
-if TYPE_CHECKING:
-    from numba_lamb.optimizers.base import Optimizer
 
 _LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
 """The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
@@ -69,6 +66,10 @@ class CudaBackend(Backend):
         self._parts: list[CudaPart] = []
         # What captured graphs may still read and write.
         self._kept: list[Any] = []
+        self.grad_scale = 0
+        """The address of a float32 value on the device that gradients were multiplied by, 0 for none."""
+        self.found_inf = 0
+        """The address of a float32 value on the device that is not 0 where a step must be left out, 0 for none."""
         with self._device.current():
             self._last = cuda.Event(self._device)
             self._control = self._device.zeros(at.CONTROLS * 8)
@@ -104,7 +105,7 @@ class CudaBackend(Backend):
         with self._device.current():
             return CudaPart(layout, dtype, parameters, decayed, state_names, self._device)
 
-    def placed(self, optimizer: "Optimizer") -> None:
+    def placed(self, optimizer: Subject) -> None:
         """Make the rates' tables, load kernels, tell the parts what never changes, and wait for all of it."""
         parts = [part for part in optimizer._parts if isinstance(part, CudaPart)]
         with self._device.current():
@@ -114,18 +115,15 @@ class CudaBackend(Backend):
             if self._progress.replayed:
                 self._kept.append((self._parts, self._rates.mirror, self._rates.table))
             self._parts = parts
-            groups = range(len(optimizer.param_groups))
+            groups = range(len(optimizer._groups.dicts))
             self._rates.place(optimizer._groups, [_largest_in(parts, group) for group in groups])
             for part in parts:
-                part.factors[...] = optimizer._decay_factors(part)
-                part.trust[...] = optimizer._trust
                 book = part.book
                 book[at.GROUPS], book[at.RATE_TABLE] = self._rates.mirror.address, self._rates.table.address
                 book[at.CONTROL], book[at.CLIP] = self._control.address, self._clip.address
                 book[at.GROUP_COUNT] = len(groups)
                 book[at.TABLE_STEPS], book[at.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
-                # LAMB centralizes the gradient itself, with no decay in it.
-                book[at.CENTERED_DECAY] = optimizer._betas is None
+                book[at.TWO_MOMENTS] = optimizer._has_two_moments
                 book[at.LAST_PART] = part is parts[-1]
                 book[at.MAKING] = making
                 part.adapts = bool(part.scalars[:, rows.ADAPT].any())
@@ -135,7 +133,7 @@ class CudaBackend(Backend):
 
     # -- the step ------------------------------------------------------------------------------------------
 
-    def step(self, optimizer: "Optimizer", gradients: Any, stream: object) -> bool:
+    def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
         """Queue a step and return whether it was: always, unless something was refused."""
         usual = cuda.current_stream(self._library, self._device.index)
         target = usual if stream is None else cuda.stream_address(stream)
@@ -165,20 +163,16 @@ class CudaBackend(Backend):
             self._hold(held, target, usual)
         return True
 
-    def _prepare(self, optimizer: "Optimizer", capturing: bool) -> list[tuple[CudaPart, str]]:
+    def _prepare(self, optimizer: Subject, capturing: bool) -> list[tuple[CudaPart, str]]:
         """Tell the parts what the next step is like, and return its kernels, loaded, in order."""
-        limit = optimizer.max_grad_norm
+        clips = any(part.clips for part in self._parts)
         for part in self._parts:
             if not part.rows_are_placed:
                 _refuse_to_capture(capturing, "'grad_centralization' of a group")
                 part.place_rows()
-            part.inspect_gradients(checks=optimizer._nonfinite != "propagate", clips=limit is not None)
-            constants = part.constants
-            constants[at.MAX_GRAD_NORM] = 0.0 if limit is None else limit
-            constants[at.LOSS_SCALE] = optimizer._loss_scale
-            constants[at.CORRECTED] = optimizer._betas is not None
-            if optimizer._betas is not None:
-                constants[at.BETA1], constants[at.BETA2] = optimizer._betas
+            part.constants[at.LOSS_SCALE] = optimizer._loss_scale
+            part.inspect_gradients(clips)
+            part.book[at.GRAD_SCALE], part.book[at.FOUND_INF] = self.grad_scale, self.found_inf
         kernels = self._kernels(optimizer)
         for part, name in kernels:
             if part.lacks(name):
@@ -186,15 +180,18 @@ class CudaBackend(Backend):
             part.load(name)
         return kernels
 
-    def _kernels(self, optimizer: "Optimizer") -> list[tuple[CudaPart, str]]:
-        names = ["open_step"]
-        if optimizer.max_grad_norm is not None:
-            names += ["gradient_squares", "clip_gradients", "scale_gradients"]
-        kernels = [(part, name) for name in names for part in self._parts]
+    def _kernels(self, optimizer: Subject) -> list[tuple[CudaPart, str]]:
+        kernels = [(part, "open_step") for part in self._parts]
+        for name in ("gradient_squares", "clip_gradients"):
+            kernels += [(part, name) for part in self._parts if part.clips]
+        if self.grad_scale or any(part.clips for part in self._parts):
+            kernels += [(part, "scale_gradients") for part in self._parts]
         for part in self._parts:
+            if part.shrinks:
+                kernels.append((part, "decay_weights"))
             if len(part.row_table):
                 kernels.append((part, "row_means"))
-            if optimizer._betas is not None:
+            if optimizer._has_two_moments:
                 kernels += [(part, "lamb_advance"), (part, "lamb_ratio"), (part, "lamb_descend")]
             else:
                 if part.adapts:
@@ -225,34 +222,43 @@ class CudaBackend(Backend):
         if stream != cuda.LEGACY_STREAM:
             self._last.record(stream)
 
-    def _queue(self, optimizer: "Optimizer", kernels: Sequence[tuple[CudaPart, str]], stream: int) -> None:
+    def _queue(self, optimizer: Subject, kernels: Sequence[tuple[CudaPart, str]], stream: int) -> None:
         looking = sum(name in _LOOKING for _, name in kernels)
         for part, name in kernels[:looking]:
             part.run(name, stream)
         if optimizer._nonfinite == "raise":
-            self._verify(optimizer, stream)
+            self._verify(stream)
         for part, name in kernels[looking:]:
             part.run(name, stream)
 
-    def _verify(self, optimizer: "Optimizer", stream: int) -> None:
+    def _verify(self, stream: int) -> None:
         """Wait for what the device found, and raise if it must stop the step; nothing was changed then."""
         self._device.synchronize(stream)
         control = self._progress.read()
-        if not control[[at.FOUND, at.REFUSAL]].any():
+        refusal = int(control[at.REFUSAL])
+        if not control[at.FOUND] and not refusal:
+            return
+        if not refusal and self._is_left_out():
             return
         clip = np.zeros(at.CLIP_FIELDS)
         self._device.read(self._clip.address, clip)
-        norm = rules.gradient_norm(float(clip[at.CLIP_SUM]), optimizer._loss_scale)
+        norm = float(clip[at.STEP_NORM])
         clip[at.CLIP_SUM] = 0.0
         self._device.write(self._clip.address, clip)
-        refusal = int(control[at.REFUSAL])
         control[[at.FOUND, at.REFUSAL]] = 0
         self._device.write(self._control.address, control)
         if refusal:
             raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
-        looked = [(part, part.read("nonfinite"), part.read("squares")) for part in self._parts]
-        limited = optimizer.max_grad_norm is not None
-        inspection.require(looked, norm if limited else None)
+        looked = [(part, *part.looked_at()) for part in self._parts]
+        watched = any(part.checks and part.clips for part in self._parts)
+        inspection.require(looked, norm if watched else None)
+
+    def _is_left_out(self) -> bool:
+        """Return whether a loss scaler leaves this step out, about which nothing is raised."""
+        found = np.zeros(1, dtype=np.float32)
+        if self.found_inf:
+            self._device.read(self.found_inf, found)
+        return bool(found[0] != 0)
 
     def _hold(self, gradients: Sequence[Any], stream: int, usual: int) -> None:
         """Keep gradients that another stream than the usual one reads from being given away before it has."""
@@ -298,7 +304,7 @@ class CudaBackend(Backend):
         control = self._read_control()
         return int(control[at.REFUSED]), _reasons(int(control[at.REASONS]))
 
-    def stats(self, optimizer: "Optimizer") -> Mapping[str, float]:
+    def stats(self, optimizer: Subject) -> Mapping[str, float]:
         """Return the optimizer's statistics by name; they are waited for when the first is read."""
         usual = cuda.current_stream(self._library, self._device.index)
         with self._device.current():
@@ -320,7 +326,7 @@ def _reasons(bits: int) -> list[str]:
 
 def _largest_in(parts: Sequence[CudaPart], group: int) -> float:
     """Return the largest number that the dtypes of a group's parameters can all hold."""
-    return min(part.largest for part in parts if group in part.group_of)
+    return min((part.largest for part in parts if group in part.group_of), default=math.inf)
 
 
 def _refuse_to_capture(capturing: bool, what: str) -> None:

@@ -19,7 +19,7 @@ from numba_lamb.optimizers.parts import Part
 class CudaPart(Part):
     """Tables, state and scratch of the layers that share a dtype, on a GPU.
 
-    What the host says (addresses, constants, the book) is one block, sent when it changes. What the kernels write
+    What the host says (addresses, settings, the book) is one block, sent when it changes. What the kernels write
     (norms, step counts, state) is read when somebody asks for it.
     """
 
@@ -42,15 +42,14 @@ class CudaPart(Part):
                 "book": ((at.FIELDS,), np.int64),
                 "addresses": ((count, rows.ADDRESSES), np.int64),
                 "scalars": ((count, rows.SCALARS), dtype),
-                "factors": ((count,), np.float64),
+                "settings": ((count, rows.SETTINGS), np.float64),
                 "constants": ((at.CONSTANTS_COUNT,), np.float64),
-                "trust": ((rows.TRUST,), np.float64),
             }
         )
-        self.told.fill({"addresses": self.addresses, "scalars": self.scalars})
+        self.told.fill({"addresses": self.addresses, "scalars": self.scalars, "settings": self.settings})
         told = self.told.tables
-        self.addresses, self.scalars, self.book = told["addresses"], told["scalars"], told["book"]
-        self.factors, self.constants, self.trust = told["factors"], told["constants"], told["trust"]
+        self.addresses, self.scalars, self.settings = told["addresses"], told["scalars"], told["settings"]
+        self.book, self.constants = told["book"], told["constants"]
         self.constants[at.LARGEST] = self.largest
         self.mirror = Mirror(device, self.told.memory)
         self._work = Block(
@@ -73,6 +72,8 @@ class CudaPart(Part):
         for column, memory in enumerate(self._state_memory.values(), start=rows.FIRST):
             self.addresses[:, column] = memory.address + self.table.offsets * dtype.itemsize
         self._place_tables()
+        # Whether kernels read the gradients before the update.
+        self._looks = False
         self._launches: dict[str, Launch] = {}
         # Kept for each choice of groups, because a captured graph may still read them.
         self._rows_memory: dict[tuple[int, ...], tuple[Block, Buffer]] = {}
@@ -93,9 +94,8 @@ class CudaPart(Part):
         told, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
         for field, name in (
             (at.ADDRESSES, "addresses"),
-            (at.DECAYED, "factors"),
+            (at.SETTINGS, "settings"),
             (at.CONSTANTS, "constants"),
-            (at.TRUST, "trust"),
         ):
             self.book[field] = told + self.told.offsets[name]
         for field, name in (
@@ -153,10 +153,19 @@ class CudaPart(Part):
         self._launches = {}
         self.rows_are_placed = True
 
-    def inspect_gradients(self, checks: bool, clips: bool) -> None:
-        """Say whether a step checks gradients, and whether it clips them."""
-        if (checks, clips) != (self.book[at.CHECKS], self.book[at.CLIPS]):
-            self.book[at.CHECKS], self.book[at.CLIPS] = checks, clips
+    def use_steps(self, address: int) -> None:
+        """Have the layers' steps counted in the owner's float32 table on the device; 0 goes back to this part's.
+
+        It has one value for each layer, in the order of this part's layers, and must live as long as steps are
+        taken or replayed. What it holds is what counts: nothing is copied.
+        """
+        self.book[at.OWNED_STEPS] = address
+
+    def inspect_gradients(self, clips: bool) -> None:
+        """Say whether a step clips any part's gradients; what it does with this part's is in the settings."""
+        self.book[at.CLIPS], self.book[at.WATCHES] = clips, self.checks and self.clips
+        if self._looks != (self.checks or self.clips):
+            self._looks = self.checks or self.clips
             self._launches = {}
 
     def lacks(self, name: str) -> bool:
@@ -180,7 +189,7 @@ class CudaPart(Part):
         )
         layers, chunks = len(self.layers), len(self.table.chunks)
         warps = {
-            "open_step": -(-layers // 32) + chunks * int(self.book[at.CHECKS] or self.book[at.CLIPS]),
+            "open_step": -(-layers // 32) + chunks * self._looks,
             "gradient_squares": layers,
             "clip_gradients": 1,
             "scale_gradients": -(-layers // 32),
@@ -211,10 +220,22 @@ class CudaPart(Part):
             self.device.read(self._work_memory.address + self._work.offsets[name], values)
         return values
 
+    def looked_at(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return how many values of each chunk are not finite, and each layer's squares; 0 where nobody asks."""
+        nonfinite, squares = (np.zeros_like(self._work.tables[name]) for name in ("nonfinite", "squares"))
+        return (
+            self.read("nonfinite") if self.checks else nonfinite,
+            self.read("squares") if self.clips else squares,
+        )
+
     def saved(self) -> dict[str, NDArray[Any]]:
         """Return copies of what a step leaves behind, by name."""
         values = {name: self.read(name) for name in ("steps", "updated", "norms")}
         with self.device.current():
+            if self.book[at.OWNED_STEPS]:
+                owned = np.empty(len(self.layers), dtype=np.float32)
+                self.device.read(int(self.book[at.OWNED_STEPS]), owned)
+                values["steps"] = owned.astype(np.int64)
             for name, memory in self._state_memory.items():
                 values[name] = np.empty(self.table.extent, dtype=self.dtype)
                 self.device.read(memory.address, values[name])
@@ -232,6 +253,8 @@ class CudaPart(Part):
             for name, table in values.items():
                 if name in self._state_memory:
                     address = self._state_memory[name].address
+                elif name == "steps" and self.book[at.OWNED_STEPS]:
+                    address, table = int(self.book[at.OWNED_STEPS]), table.astype(np.float32)
                 else:
                     address = self._work_memory.address + self._work.offsets[name]
                 self.device.write(address, np.ascontiguousarray(table))

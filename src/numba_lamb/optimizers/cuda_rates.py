@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from numba_lamb.device import Buffer, Device
 from numba_lamb.kernels import book as at
+from numba_lamb.optimizers.backend import Groups
 from numba_lamb.optimizers.cuda_tables import Mirror, Pieces, Snapshot, Snapshots
-from numba_lamb.optimizers.live import KEYS, LiveGroups
+from numba_lamb.optimizers.live import KEYS
 from numba_lamb.rates import Rate
 
 WINDOW = 1024
@@ -118,7 +119,7 @@ class CudaRates:
         self.repeats = capture_steps is None
         self._placed = False
 
-    def place(self, groups: LiveGroups, largest: Sequence[float]) -> None:
+    def place(self, groups: Groups, largest: Sequence[float]) -> None:
         """Make the tables for these groups, and fill the one for captured steps.
 
         `largest` has for each group the largest number that its parameters can hold.

@@ -1,17 +1,12 @@
 """LazyStats: statistics that reach the host when somebody reads one."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.numerics import rules
-from numba_lamb.optimizers.backend import named_stats
+from numba_lamb.optimizers.backend import Subject, named_stats
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.cuda_tables import Snapshot
-
-if TYPE_CHECKING:
-    from numba_lamb.optimizers.base import Optimizer
 
 
 class LazyStats(Mapping[str, float]):
@@ -19,7 +14,7 @@ class LazyStats(Mapping[str, float]):
 
     Parameters
     ----------
-    optimizer : Optimizer
+    optimizer : Subject
         Whose they are. What it is now decides their names, whatever becomes of it.
     parts : sequence of CudaPart
         Its parts.
@@ -27,15 +22,12 @@ class LazyStats(Mapping[str, float]):
         What each part wrote, and last what the clip did.
     """
 
-    def __init__(
-        self, optimizer: "Optimizer", parts: Sequence[CudaPart], snapshots: Sequence[Snapshot]
-    ) -> None:
+    def __init__(self, optimizer: Subject, parts: Sequence[CudaPart], snapshots: Sequence[Snapshot]) -> None:
         self._parts = parts
         self._snapshots = snapshots
         self._slots = optimizer._slots
         self._quantities = optimizer._quantities
         self._adapted = {id(part): part.scalars[:, rows.ADAPT] != 0 for part in parts}
-        self._loss_scale = optimizer._loss_scale
         self._found: dict[str, float] | None = None
 
     def _values(self) -> dict[str, float]:
@@ -45,11 +37,10 @@ class LazyStats(Mapping[str, float]):
                 id(part): (*part.written_in(memory), self._adapted[id(part)])
                 for part, memory in zip(self._parts, of_parts, strict=True)
             }
-            norm = rules.gradient_norm(float(clip[at.CLIP_NORM]), self._loss_scale)
-            grad_norm = float(norm) if clip[at.CLIPPED] else None
+            grad_norm = float(clip[at.CLIP_NORM]) if clip[at.CLIPPED] else None
             self._found = named_stats(self._quantities, self._slots, written, grad_norm)
             # The rest would keep the optimizer's memory.
-            self._snapshots, self._parts, self._slots = (), (), []
+            self._snapshots, self._parts, self._slots = (), (), ()
         return self._found
 
     def __getitem__(self, name: str) -> float:

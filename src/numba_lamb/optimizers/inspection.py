@@ -7,7 +7,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.kernels import cpu, launch
+from numba_lamb.kernels import cpu, launch, rows
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.cpu_part import CpuPart
 from numba_lamb.optimizers.parts import Part
@@ -17,21 +17,30 @@ Looked: TypeAlias = tuple[Part, NDArray[np.int32], NDArray[np.float64]]
 
 
 def look_over(parts: Sequence[CpuPart], num_threads: int | None) -> None:
-    """Count the values that are not finite."""
+    """Count the values that are not finite, in layers where they must be."""
     for part in parts:
         arguments = (part.addresses, part.scalars, part.table.sizes, part.table.chunks, part.nonfinite)
         launch.run(cpu.check_gradients, len(part.table.chunks), num_threads, *arguments)
+        _forgive(part)
 
 
 def measure(parts: Sequence[CpuPart], loss_scale: float, num_threads: int | None) -> float:
-    """Count the values that are not finite, and return the norm of all gradients, without the loss scale."""
+    """Do `look_over` and return the norm of the gradients that are clipped, without the loss scale."""
     total = 0.0
     for part in parts:
         arguments = (part.addresses, part.scalars, part.table.sizes, part.table.chunks, part.nonfinite)
         launch.run(cpu.gradient_squares, len(part.table.chunks), num_threads, *arguments, part.sums)
-        cpu.total_squares.serial(part.table.first_chunk, part.sums, part.squares, part.total)
+        cpu.total_squares.serial(part.table.first_chunk, part.sums, part.settings, part.squares, part.total)
         total += float(part.total[0])
+        _forgive(part)
     return float(rules.gradient_norm(total, loss_scale))
+
+
+def _forgive(part: CpuPart) -> None:
+    """Forget what was found in layers whose gradients need not be finite."""
+    checked = part.settings[:, rows.CHECKED] != 0
+    if not checked.all():
+        part.nonfinite[~checked[part.table.chunks[:, 0]]] = 0
 
 
 def passed(parts: Sequence[CpuPart], norm: float | None, nonfinite: str) -> bool:

@@ -1,5 +1,6 @@
 """LAMB: Adam's direction, scaled in each layer by the ratio of weight norm to update norm."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -96,6 +97,7 @@ class Lamb(Optimizer):
     array([0.06, 0.08], dtype=float32)
     """
 
+    _has_two_moments = True
     _state_names = ("m", "v")
     _number_names = ("beta1", "beta2", "eps", "max_grad_norm")
     _quantities = (
@@ -136,10 +138,6 @@ class Lamb(Optimizer):
         )
 
     @property
-    def _betas(self) -> tuple[float, float]:  # type: ignore[override]
-        return self._beta1, self._beta2
-
-    @property
     def beta1(self) -> float:
         """Decay rate of the first moment."""
         return self._beta1
@@ -160,6 +158,11 @@ class Lamb(Optimizer):
         check_float("eps", numbers["eps"])
 
     def _write_constants(self, part: Part) -> None:
+        super()._write_constants(part)
+        settings = part.settings
+        settings[:, rows.FIRST_DECAY], settings[:, rows.SECOND_DECAY] = self._beta1, self._beta2
+        settings[:, rows.CORRECTED] = 1
+        settings[:, rows.WEIGHT_LIMIT] = settings[:, rows.MOST] = math.inf
         adapts = self._adapt_filter
         part.scalars[:, rows.ADAPT] = [adapts is None or bool(adapts(layer)) for layer in part.layers]
         part.scalars[:, rows.BETA1] = self._beta1

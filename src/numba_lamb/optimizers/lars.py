@@ -4,6 +4,7 @@ from typing import Literal
 
 from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
+from numba_lamb.numerics.variants import LARS_VARIANTS
 from numba_lamb.optimizers.base import LayerFilter
 from numba_lamb.optimizers.checks import check_filter, check_float
 from numba_lamb.optimizers.momentum import Momentum
@@ -96,8 +97,9 @@ class Lars(Momentum):
             )
         if variant not in ("mindspore", "paper", "paddle"):
             raise ValueError(f"variant must be 'mindspore', 'paper' or 'paddle', not {variant!r}")
+        formula = LARS_VARIANTS[variant]
         if epsilon is None:
-            epsilon = 1e-5 if variant == "mindspore" else 0.0
+            epsilon = formula.epsilon
         check_float("epsilon", epsilon, zero=True)
         check_float("coefficient", coefficient, zero=True)
         if not isinstance(use_clip, bool):
@@ -113,11 +115,13 @@ class Lars(Momentum):
         # One state under two names: whoever kept the wrapped optimizer sees the same steps.
         self.__dict__ = optimizer.__dict__
         self._adapts = adapts
-        self._trust[rows.COEFFICIENT] = coefficient
-        self._trust[rows.EPSILON] = epsilon
-        self._trust[rows.CLIP] = use_clip
-        self._trust[rows.RATE_INSIDE] = variant != "mindspore"
-        self._trust[rows.GUARDED] = variant == "paddle"
+        self._trust = {
+            rows.COEFFICIENT: coefficient,
+            rows.EPSILON: epsilon,
+            rows.CLIP: use_clip,
+            rows.RATE_INSIDE: formula.rate_inside,
+            rows.GUARD: formula.guard,
+        }
         for part in self._parts:
-            self._write_constants(part)
+            self._tell(part)
         self._backend.placed(self)

@@ -3,9 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from numba_lamb.kernels import rows
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.checks import check_float, check_number
@@ -109,6 +106,7 @@ class Momentum(Optimizer):
         self._use_nesterov = use_nesterov
         # What Lars sets: which layers adapt, and how their ratio is made.
         self._adapts: LayerFilter | None = None
+        self._trust: dict[int, float] = {}
         super().__init__(
             params,
             learning_rate,
@@ -140,18 +138,18 @@ class Momentum(Optimizer):
         check_number("loss_scale", numbers["loss_scale"])
 
     def _write_constants(self, part: Part) -> None:
+        super()._write_constants(part)
+        for column, value in self._trust.items():
+            part.settings[:, column] = value
         adapts = self._adapts
         part.scalars[:, rows.ADAPT] = [adapts is not None and bool(adapts(layer)) for layer in part.layers]
         part.scalars[:, rows.BETA1] = part.cast("momentum", self._momentum)
         part.scalars[:, rows.RESCALE] = part.cast("1/loss_scale", 1.0 / self._loss_scale)
         part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
         part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
-
-    def _decay_factors(self, part: Part) -> NDArray[np.float64]:
-        if self._adapts is None:
-            return part.decayed
-        # A layer that LARS passes over is not decayed either.
-        return part.decayed * part.scalars[:, rows.ADAPT]
+        if adapts is not None:
+            # A layer that LARS passes over is not decayed either.
+            part.settings[:, rows.DECAYED] *= part.scalars[:, rows.ADAPT]
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.

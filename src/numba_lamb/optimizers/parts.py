@@ -40,10 +40,15 @@ class Part(ABC):
         self.layers = [layout.layers[k] for k in self.indices]
         self.table = layout.table(dtype)
         self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
-        self.decayed = np.array([decayed[k] for k in self.indices], dtype=np.float64)
         self.addresses = np.zeros((len(self.indices), rows.ADDRESSES), dtype=np.int64)
         self.addresses[:, rows.WEIGHTS] = [parameters[k].storage.address for k in self.indices]
         self.scalars = np.zeros((len(self.indices), rows.SCALARS), dtype=dtype)
+        self.scalars[:, rows.SHRINK] = 1
+        self.settings = np.zeros((len(self.indices), rows.SETTINGS))
+        self.decayed = np.array([decayed[k] for k in self.indices], dtype=np.float64)
+        self.settings[:, rows.DECAYED] = self.decayed
+        self.settings[:, rows.SIGN] = 1
+        self.settle()
 
     @abstractmethod
     def saved(self) -> dict[str, NDArray[Any]]:
@@ -60,6 +65,21 @@ class Part(ABC):
     def adopt(self, older: "Part") -> None:
         """Take over state and steps of a part whose layers are the first of this one."""
         self.restore(older.saved())
+
+    def settle(self) -> None:
+        """Look at the settings, which somebody wrote."""
+        settings = self.settings
+        self.clips = bool((settings[:, rows.LIMIT] > 0).any())
+        """Whether the gradients of any layer are clipped."""
+        self.checks = bool(settings[:, rows.CHECKED].any())
+        """Whether the gradients of any layer must be finite."""
+        self.shrinks = bool(settings[:, rows.OUTSIDE].any())
+        """Whether any layer's weights are decayed outside the direction."""
+        corrections = settings[:, rows.FIRST_DECAY : rows.RATE_CORRECTION + 1]
+        self.corrects_alike = bool((corrections == corrections[0]).all())
+        """Whether the moments of all layers are corrected in one way."""
+        self.corrects_rates = bool(settings[:, rows.RATE_CORRECTION].any())
+        """Whether the rate of any layer is corrected."""
 
     def cast(self, name: str, value: float) -> float:
         """Return `value` if it is finite in this part's dtype, and not 0 unless it is."""
