@@ -47,6 +47,7 @@ class Competitor:
 
 
 _OURS = "numba_lamb.cli.bench.subjects"
+_TORCH = "numba_lamb.cli.bench.torch_subjects"
 _PEERS = "numba_lamb.cli.bench.peers"
 
 # Bytes: LAMB reads g w m v, writes m v, reads w m v, writes w; "raise" reads g once more; LARS reads w and g
@@ -60,6 +61,17 @@ _ALL = (
         f"{_OURS}:lamb_fresh",
         40,
         transient=4,
+        profiles=("200-tiny",),
+        ours=True,
+    ),
+    Competitor("torch-lamb", "Lamb for PyTorch", f"{_TORCH}:lamb", 40, needs=("torch",), ours=True),
+    Competitor(
+        "torch-lamb-fresh",
+        "Lamb for PyTorch, fresh gradients",
+        f"{_TORCH}:lamb_fresh",
+        40,
+        transient=4,
+        needs=("torch",),
         profiles=("200-tiny",),
         ours=True,
     ),

@@ -24,26 +24,27 @@ __all__ = [
     "pytorch_optimizer_lamb",
     "timm_lamb",
     "torch_optimizer_lamb",
+    "torch_params",
 ]
 
 
 def fused_adamw(shapes: Sequence[Shape], threads: int) -> Subject:
     """Return PyTorch's AdamW in its fused form."""
-    torch, params = _torch_params(shapes, threads)
+    torch, params = torch_params(shapes, threads)
     optimizer = torch.optim.AdamW(params, lr=RATE, weight_decay=DECAY, fused=True)
     return Subject(optimizer.step, torch.__version__)
 
 
 def fused_sgd(shapes: Sequence[Shape], threads: int) -> Subject:
     """Return PyTorch's SGD with momentum in its fused form."""
-    torch, params = _torch_params(shapes, threads)
+    torch, params = torch_params(shapes, threads)
     optimizer = torch.optim.SGD(params, lr=RATE, momentum=0.9, weight_decay=DECAY, fused=True)
     return Subject(optimizer.step, torch.__version__)
 
 
 def timm_lamb(shapes: Sequence[Shape], threads: int) -> Subject:
     """Return timm's Lamb, imported without timm's models: those need a torchvision that fits this torch."""
-    _, params = _torch_params(shapes, threads)
+    _, params = torch_params(shapes, threads)
     spec = importlib.util.find_spec("timm")
     if spec is None or spec.submodule_search_locations is None:
         raise ModuleNotFoundError("No module named 'timm'")
@@ -58,14 +59,14 @@ def timm_lamb(shapes: Sequence[Shape], threads: int) -> Subject:
 
 def torch_optimizer_lamb(shapes: Sequence[Shape], threads: int) -> Subject:
     """Return torch_optimizer's Lamb."""
-    _, params = _torch_params(shapes, threads)
+    _, params = torch_params(shapes, threads)
     lamb = importlib.import_module("torch_optimizer").Lamb
     return Subject(lamb(params, lr=RATE, weight_decay=DECAY).step, version("torch-optimizer"))
 
 
 def pytorch_optimizer_lamb(shapes: Sequence[Shape], threads: int) -> Subject:
     """Return pytorch_optimizer's Lamb."""
-    _, params = _torch_params(shapes, threads)
+    _, params = torch_params(shapes, threads)
     lamb = importlib.import_module("pytorch_optimizer").Lamb
     return Subject(lamb(params, lr=RATE, weight_decay=DECAY).step, version("pytorch-optimizer"))
 
@@ -111,7 +112,8 @@ def optax_lamb(shapes: Sequence[Shape], threads: int) -> Subject:
     return Subject(step, optax.__version__)
 
 
-def _torch_params(shapes: Sequence[Shape], threads: int) -> tuple[Any, list[Any]]:
+def torch_params(shapes: Sequence[Shape], threads: int) -> tuple[Any, list[Any]]:
+    """Return PyTorch and parameters with gradients."""
     torch: Any = importlib.import_module("torch")
     torch.set_num_threads(threads)
     params = []

@@ -1,0 +1,6 @@
+"""The optimizers as `torch.optim.Optimizer` subclasses. This package alone imports torch."""
+
+from numba_lamb.torch.lamb import Lamb
+from numba_lamb.torch.lars import Lars, Momentum
+
+__all__ = ["Lamb", "Lars", "Momentum"]

@@ -1,0 +1,144 @@
+"""CudaEngine: steps on one GPU, queued on PyTorch's current stream there without ever waiting for it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import rows
+from numba_lamb.layout import FlatLayout
+from numba_lamb.optimizers.cuda_backend import CudaBackend
+from numba_lamb.optimizers.cuda_part import CudaPart
+from numba_lamb.optimizers.live import KEYS
+from numba_lamb.optimizers.parts import Part
+from numba_lamb.rates import Rate, RateBook
+from numba_lamb.torch import tensors
+from numba_lamb.torch.model import Model, Step
+
+
+class _Groups:
+    """The groups' rates as a backend asks for them: those of the step that is being taken."""
+
+    def __init__(self) -> None:
+        self._book = RateBook()
+        self._given: dict[str, Sequence[Any]] = dict.fromkeys(KEYS, ())
+        self.dicts: Sequence[Mapping[str, Any]] = ()
+
+    def give(self, rates: Sequence[Any], decays: Sequence[float]) -> None:
+        """Say what the rates are now."""
+        self._given = dict(zip(KEYS, (rates, decays), strict=True))
+
+    def rate(self, index: int, key: str) -> Rate:
+        """Return the rate that a group has under `key` now."""
+        given = self._given[key][index]
+        if isinstance(given, Tensor):
+            given = given.detach().reshape(())
+        return self._book.get((index, key), given, f"{key!r} of group {index}")
+
+    def values(self, key: str, step: int) -> list[float]:
+        """Return each group's value under `key`."""
+        return [self.rate(index, key)(step) for index in range(len(self.dicts))]
+
+
+class _Gradients:
+    """The gradients of the step that is being taken, whose addresses the model has written."""
+
+    complete = False
+
+    def update(self, gradients: Step) -> Sequence[Any]:
+        """Return them by layer."""
+        self.complete = gradients.complete
+        return gradients.gradients
+
+
+class CudaEngine:
+    """Runs the steps of a model on one GPU.
+
+    Parameters
+    ----------
+    has_two_moments : bool
+        Whether the kernels are Lamb's.
+    index : int
+        The GPU.
+    """
+
+    checks = True
+    """Whether a step may be refused because of its gradients: that is known on the device alone."""
+
+    def __init__(self, has_two_moments: bool, index: int) -> None:
+        self._backend = CudaBackend(index, "torch", None)
+        self._has_two_moments = has_two_moments
+        self._groups = _Groups()
+        self._gradients = _Gradients()
+        self._nonfinite: Literal["raise", "skip", "propagate"] = "skip"
+        self._loss_scale = 1.0
+        self._quantities: Sequence[tuple[str, int, bool]] = ()
+
+    def make_part(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+    ) -> Part:
+        """Return tables for the layers of `dtype`."""
+        return self._backend.new_part(layout, dtype, parameters, decayed, state_names)
+
+    def place(self, model: Model, groups: int, quantities: Sequence[tuple[str, int, bool]]) -> None:
+        """Get ready for a model that is new."""
+        self._parts = [part for part in model.parts if isinstance(part, CudaPart)]
+        self._slots, self.layout, self._quantities = model.slots, model.layout, quantities
+        self._parameters, self._arrays = model.parameters, [p.array for p in model.parameters]
+        # Kernels count steps where PyTorch shows them; the tensor must live as long as they may.
+        self._steps = model.steps
+        first = tensors.address_of(model.steps)
+        for part in self._parts:
+            part.use_steps(first)
+            first += len(part.layers) * model.steps.element_size()
+        self._groups.dicts = [{}] * groups
+        self._groups.give([0.0] * groups, [0.0] * groups)
+        self._backend.placed(self)
+
+    def options_changed(self) -> None:
+        """Know that scalars and settings were written anew."""
+        for part in self._parts:
+            part.adapts = bool(part.scalars[:, rows.ADAPT].any())
+
+    def step(
+        self,
+        step: Step,
+        rates: Sequence[Any],
+        decays: NDArray[np.float64],
+        nonfinite: Literal["raise", "skip"],
+        loss_scale: Tensor | None,
+        found_inf: Tensor | None,
+    ) -> bool:
+        """Queue a step and return whether it was; arguments as for `CpuEngine.step`, rates also as tensors."""
+        self._nonfinite = nonfinite if any(part.checks for part in self._parts) else "propagate"
+        self._groups.give(rates, decays.tolist())
+        # Held until the step is queued; after that the stream's order protects them.
+        scales = [
+            None if value is None else _on_device(value, self._steps) for value in (loss_scale, found_inf)
+        ]
+        self._backend.grad_scale, self._backend.found_inf = (
+            0 if value is None else tensors.address_of(value) for value in scales
+        )
+        return self._backend.step(self, step, None)
+
+    @property
+    def skipped(self) -> int:
+        """Steps left out, after waiting for the GPU."""
+        return self._backend.counters()[1]
+
+    def stats(self) -> Mapping[str, float]:
+        """Return statistics by name, which are waited for when the first is read."""
+        return self._backend.stats(self)
+
+
+def _on_device(value: Tensor, like: Tensor) -> Tensor:
+    """Return what GradScaler says as one float32 value beside `like`."""
+    return value.detach().to(device=like.device, dtype=like.dtype).reshape(())

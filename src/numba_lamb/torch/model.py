@@ -1,0 +1,312 @@
+"""Model: the parameters that an optimizer updates, as kernels know them, and whether they still are.
+
+A parameter takes part from the first step on in which it has a gradient, so that frozen ones cost no memory.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import attrgetter, is_
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import rows
+from numba_lamb.layout import FlatLayout
+from numba_lamb.optimizers.parts import Part
+from numba_lamb.torch import tensors as tensors_
+from numba_lamb.torch.state import FlatState
+from numba_lamb.torch.tensors import check_gradient, is_plain, same_order, share_elements, storage_of
+
+NOWHERE = 16
+"""The address of a gradient without values, which may have none: 0 would say that there is no gradient."""
+_PLAIN = {Tensor, torch.nn.Parameter}
+_GIVEN = _PLAIN | {type(None)}
+_nbytes, _dtype = attrgetter("nbytes"), attrgetter("dtype")
+
+
+class Member(NamedTuple):
+    """A parameter that takes part: its name, its group, and its place among all parameters."""
+
+    name: str
+    group: int
+    place: int
+    tensor: Tensor
+
+
+class MakePart(Protocol):
+    """Makes the tables of the layers that have one dtype."""
+
+    def __call__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+    ) -> Part:
+        """Return them."""
+
+
+class Model:
+    """Parts, pointers and what they were made of.
+
+    Parameters
+    ----------
+    tensors : sequence of Tensor
+        All parameters of all groups.
+    sizes : sequence of int
+        Parameters in each group.
+    members : sequence of Member
+        Those that take part, in order.
+    state : dict
+        The optimizer's ``state``, which gets moments and steps.
+    flat : FlatState
+        Gives moments their places.
+    make_part : MakePart
+        The backend's.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        sizes: Sequence[int],
+        members: Sequence[Member],
+        state: Any,
+        flat: FlatState,
+        make_part: MakePart,
+    ) -> None:
+        found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
+        # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
+        self._dense = [
+            member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
+            for member in members
+        ]
+        self._loose = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
+        self._lay_out(members, make_part)
+        order = [k for indices in self.indices for k in indices]
+        self.steps = flat.adopt([member.tensor for member in members], found, order, state)
+        """Each layer's step count, float32, part by part."""
+        self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
+        self._own = [member.tensor for member in members]
+        self._idle = _complement(len(tensors), [member.place for member in members])
+        self._places = [member.place for member in members] if self._idle else None
+        self._weights = [*map(tensors_.address_of, self._own)]
+        self._contiguous = all(tensor.is_contiguous() for tensor in self._own)
+        self._forms = self._own_forms()
+        self._dtypes = [*map(_dtype, self._own)]
+        self._nbytes = [*map(_nbytes, self._own)]
+        self._lengths = np.array(self._nbytes, dtype=np.int64)
+        self._gradients: list[int] | None = None
+        self._state = state
+        self._entries = [*state.values()]
+        self._flat = flat
+        self._point_at_state(flat.names)
+
+    # -- making --------------------------------------------------------------------------------------------
+
+    def _lay_out(self, members: Sequence[Member], make_part: MakePart) -> None:
+        self._check_loose(members)
+        self.parameters = parameters = [
+            Parameter(member.name, member.tensor, member.group, storage_of(dense))
+            for member, dense in zip(members, self._dense, strict=True)
+        ]
+        spans = sorted((p.storage.address, p.storage.address + p.storage.nbytes, p.name) for p in parameters)
+        self._starts = np.array([start for start, _, _ in spans], dtype=np.int64)
+        self._ends = np.array([end for _, end, _ in spans], dtype=np.int64)
+        self._spans = spans
+        self.layout = _layout_of(parameters)
+        """All layers, in the members' order."""
+        self.parts: list[Part] = []
+        # For each part the members that are its layers.
+        self.indices: list[list[int]] = []
+        waves = _waves(parameters)
+        for wave in waves:
+            own = [parameters[k] for k in wave]
+            layout = self.layout if len(waves) == 1 else _layout_of(own)
+            for dtype in layout.dtypes:
+                part = make_part(layout, dtype, own, [True] * len(own), ())
+                self.parts.append(part)
+                self.indices.append([wave[k] for k in part.indices])
+        slots = {
+            k: (part, row)
+            for part, indices in zip(self.parts, self.indices, strict=True)
+            for row, k in enumerate(indices)
+        }
+        self.slots = [slots[k] for k in range(len(members))]
+
+    def _check_loose(self, members: Sequence[Member]) -> None:
+        """Raise if a parameter with gaps in its memory shares elements with another."""
+        for k in self._loose:
+            for j, other in enumerate(members):
+                if j != k and share_elements(members[k].tensor, other.tensor):
+                    raise ValueError(
+                        f"parameters {members[k].name!r} and {other.name!r} share memory, and the first has gaps "
+                        "in its; make it contiguous"
+                    )
+
+    def _point_at_state(self, names: Sequence[str]) -> None:
+        for column, name in enumerate(names, start=rows.FIRST):
+            for part, indices in zip(self.parts, self.indices, strict=True):
+                part.addresses[:, column] = [
+                    tensors_.address_of(self._state[self._own[k]][name]) for k in indices
+                ]
+
+    def keep_norms(self, older: "Model") -> None:
+        """Take over the norms of layers that an older model had."""
+        known: dict[int, tuple[Any, Any]] = {}
+        for part, indices in zip(older.parts, older.indices, strict=True):
+            saved = part.saved()
+            for row, k in enumerate(indices):
+                known[id(older._own[k])] = saved["norms"][row], saved["updated"][row]
+        for part, indices in zip(self.parts, self.indices, strict=True):
+            blank = part.blank()
+            norms, updated = blank["norms"].copy(), blank["updated"].copy()
+            for row, k in enumerate(indices):
+                norms[row], updated[row] = known.get(id(self._own[k]), (0, 0))
+            part.restore({"norms": norms, "updated": updated})
+
+    # -- every step ----------------------------------------------------------------------------------------
+
+    def fits(
+        self, tensors: Sequence[Tensor], sizes: Sequence[int], gradients: Sequence[Any], state: Any
+    ) -> bool:
+        """Return whether all is still where it was, and no other parameter has a gradient."""
+        if len(tensors) != len(self._tensors) or sizes != self._sizes or state is not self._state:
+            return False
+        if not all(map(is_, tensors, self._tensors)) or not set(map(type, gradients)) <= _GIVEN:
+            return False
+        if [*map(tensors_.address_of, self._own)] != self._weights:
+            return False
+        # A parameter may be laid out otherwise in the memory that it had.
+        if not (all(map(Tensor.is_contiguous, self._own)) if self._contiguous else self._lies_alike()):
+            return False
+        if any(gradients[place] is not None for place in self._idle):
+            return False
+        entries = state.values()
+        if len(entries) != len(self._entries) or not all(map(is_, entries, self._entries)):
+            return False
+        return self._flat.is_in_place()
+
+    def _own_forms(self) -> list[Any]:
+        return [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in self._own]
+
+    def _lies_alike(self) -> bool:
+        return self._own_forms() == self._forms
+
+    def point_at_gradients(self, gradients: Sequence[Any]) -> "Step":
+        """Write the gradients' addresses, and return what a step must know and hold."""
+        if self._places is not None:
+            gradients = [gradients[place] for place in self._places]
+        complete = type(None) not in set(map(type, gradients))
+        copies: list[Tensor] = []
+        pointers = self._usual(gradients) if complete else None
+        if pointers is None:
+            pointers = [self._address(k, gradient, copies) for k, gradient in enumerate(gradients)]
+        if pointers != self._gradients:
+            self._check_overlap(pointers)
+            if len(self.parts) == 1:
+                self.parts[0].addresses[:, rows.GRADIENT] = pointers
+            else:
+                for part, indices in zip(self.parts, self.indices, strict=True):
+                    part.addresses[:, rows.GRADIENT] = [pointers[k] for k in indices]
+            self._gradients = pointers
+        return Step(complete, gradients, copies)
+
+    def _usual(self, gradients: Sequence[Any]) -> list[int] | None:
+        """Return the addresses of gradients that lie in memory as their parameters do, None if one does not."""
+        try:
+            pointers = [*map(tensors_.address_of, gradients)]
+        except RuntimeError:
+            return None  # a sparse one, which is told by name
+        if self._contiguous:
+            alike = all(map(Tensor.is_contiguous, gradients))
+        else:
+            alike = all(map(same_order, gradients, self._dense))
+        if not alike or any(map(Tensor.is_neg, gradients)) or [*map(_nbytes, gradients)] != self._nbytes:
+            return None
+        if not all(map(is_, map(_dtype, gradients), self._dtypes)):
+            return None
+        return pointers if 0 not in pointers else None
+
+    def _address(self, k: int, gradient: Any, copies: list[Tensor]) -> int:
+        """Return where a gradient lies, or a copy of it in the order of its parameter; 0 for None."""
+        if gradient is None:
+            return 0
+        dense = self._dense[k]
+        check_gradient(self.members[k].name, dense, gradient)
+        # Zeros that PyTorch has not written anywhere have no memory yet.
+        if gradient.is_neg() or gradient._is_zerotensor() or not same_order(gradient, dense):
+            with torch.no_grad():
+                gradient = torch.empty_like(dense).copy_(gradient)
+            copies.append(gradient)
+        address = tensors_.address_of(gradient)
+        if not address and gradient.numel():
+            raise ValueError(f"gradient of {self.members[k].name!r} has no memory; its storage was freed")
+        return address or NOWHERE
+
+    def _check_overlap(self, pointers: Sequence[int]) -> None:
+        begin = np.array(pointers, dtype=np.int64)
+        end = begin + self._lengths
+        positions = np.searchsorted(self._starts, end - 1, side="right") - 1
+        shared = (positions >= 0) & (begin > NOWHERE) & (begin < end) & (begin < self._ends[positions])
+        for k in np.flatnonzero(shared).tolist():
+            name = self._spans[positions[k]][2]
+            raise ValueError(f"gradient of {self.members[k].name!r} shares memory with parameter {name!r}")
+
+    # -- around the kernels --------------------------------------------------------------------------------
+
+    def gather(self, gradients: Sequence[Any]) -> None:
+        """Copy those parameters together that have gaps in their memory."""
+        for k in self._loose:
+            if gradients[k] is not None:
+                self._dense[k].copy_(self._own[k].detach())
+
+    def scatter(self, step: "Step") -> None:
+        """Copy those parameters back."""
+        gradients = step.gradients
+        if self._loose:
+            with torch.no_grad():
+                for k in self._loose:
+                    if gradients[k] is not None:
+                        self._own[k].copy_(self._dense[k])
+
+    def count_versions(self, step: "Step") -> None:
+        """Tell autograd of the parameters that a step changes."""
+        own = self._own
+        if not step.complete:
+            own = [own[k] for k, gradient in enumerate(step.gradients) if gradient is not None]
+        torch.autograd.graph.increment_version(own)
+
+
+class Step(NamedTuple):
+    """What one step is about: whether all gradients are given, they themselves, and copies that must be held."""
+
+    complete: bool
+    gradients: Sequence[Any]
+    copies: list[Tensor]
+
+
+def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
+    return FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
+
+
+def _complement(count: int, places: Sequence[int]) -> list[int]:
+    taken = set(places)
+    return [place for place in range(count) if place not in taken]
+
+
+def _waves(parameters: Sequence[Parameter]) -> list[list[int]]:
+    """Return parameters by number, in runs within which none shares memory with another."""
+    spans = [(p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters]
+    ordered = sorted(span for span in spans if span[0] < span[1])
+    if all(end <= start for (_, end), (start, _) in pairwise(ordered)):
+        return [list(range(len(parameters)))]
+    # Each after the last one that it shares memory with, as if they were updated one by one.
+    number: list[int] = []
+    for k, (start, end) in enumerate(spans):
+        before = [number[j] + 1 for j in range(k) if start < spans[j][1] and spans[j][0] < end]
+        number.append(max(before, default=0))
+    return [[k for k, wave in enumerate(number) if wave == w] for w in range(max(number) + 1)]

@@ -1,0 +1,362 @@
+"""LayerwiseOptimizer: what PyTorch asks of an optimizer, around the kernels.
+
+A step reads everything anew that others may have written since: the groups' options, which parameters there are,
+where they, their gradients and their state lie. What has not changed costs a comparison.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from numba_lamb.torch.cpu import CpuEngine
+from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
+from numba_lamb.torch.model import Member, Model
+from numba_lamb.torch.options import FILTERS, LARGEST, GroupRow, check_flag, check_rate, number
+from numba_lamb.torch.state import FlatState
+from numba_lamb.torch.tensors import check_gradient, check_parameter
+from numba_lamb.torch.writing import write_options
+
+if TYPE_CHECKING:
+    from numba_lamb.torch.cuda import CudaEngine
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _uncompiled(function: _F) -> _F:
+    """Keep torch.compile out of `function`."""
+    wrapped: _F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return wrapped
+
+
+Float64 = NDArray[np.float64]
+ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+
+class LayerwiseOptimizer(torch.optim.Optimizer):
+    """A `torch.optim.Optimizer` whose step is a Numba kernel; subclasses say which options they have."""
+
+    _kind: ClassVar[str]
+    """What the class is called, whatever a subclass of it is."""
+    _moments: ClassVar[tuple[str, ...]]
+    """The keys of moments in a parameter's state."""
+    _has_two_moments: ClassVar[bool]
+    _quantities: ClassVar[tuple[tuple[str, int, bool], ...]]
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
+        check_flag("", "fused_amp", fused_amp)
+        self._fused_amp = fused_amp
+        self._forget()
+        super().__init__(params, defaults)
+
+    def _forget(self) -> None:
+        """Have the next step look at everything anew."""
+        self._model: Model | None = None
+        self._flat = FlatState(self._moments, self._has_two_moments)
+        self._engine: CpuEngine | CudaEngine | None = None
+        self._engine_is_on: torch.device | None = None
+        self._written: list[Any] = []
+        self._skipped = 0
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        return self._fused_amp
+
+    @property
+    def skipped_steps(self) -> int:
+        """Steps left out because a gradient was not finite (``nonfinite="skip"``, or by a GradScaler)."""
+        return self._skipped + (self._engine.skipped if self._engine is not None else 0)
+
+    # -- groups --------------------------------------------------------------------------------------------
+
+    @_uncompiled
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, with any of the constructor's options for it; others keep their state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an option or a parameter is refused; no group was added then.
+        """
+        super().add_param_group(param_group)
+        try:
+            index = len(self.param_groups) - 1
+            self._check_group(f" of group {index}" if index else "", self.param_groups[-1])
+            seen: set[int] = set()
+            for name, tensor in self._names_in(index):
+                check_parameter(name, tensor)
+                if id(tensor) in seen:
+                    raise ValueError(f"parameter {name!r} is given twice")
+                seen.add(id(tensor))
+            self._device()
+        except BaseException:
+            del self.param_groups[-1]
+            raise
+
+    def _names_in(self, index: int) -> list[tuple[str, Tensor]]:
+        """Return the names and parameters of one group."""
+        group = self.param_groups[index]
+        first = sum(len(before["params"]) for before in self.param_groups[:index])
+        given = group.get("param_names", ())
+        numbered = [f"param_{first + k}" for k in range(len(given), len(group["params"]))]
+        return list(zip([*given, *numbered], group["params"], strict=False))
+
+    def _device(self) -> torch.device | None:
+        """Return where the parameters are, None if there are none, or raise if that is not one device."""
+        seen: dict[torch.device, str] = {}
+        for index in range(len(self.param_groups)):
+            for name, tensor in self._names_in(index):
+                seen.setdefault(tensor.device, name)
+        if len(seen) > 1:
+            (one, name), (two, other) = list(seen.items())[:2]
+            raise ValueError(
+                f"parameters must be on one device, but {name!r} is on {one} and {other!r} on {two}; make an "
+                "optimizer for each device"
+            )
+        return next(iter(seen), None)
+
+    @abstractmethod
+    def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return a group's options but its rates, as values that can be compared with those of a later step."""
+
+    @abstractmethod
+    def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
+        """Return what kernels are told of a group, or raise if an option is refused."""
+
+    # -- the step ------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient, in place.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Evaluates the model anew, with gradients, and returns the loss.
+
+        Returns
+        -------
+        loss
+            What `closure` returned, else None.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            If an option, a parameter or a gradient is refused; nothing has changed then.
+        FloatingPointError
+            If a gradient is infinite or NaN and ``nonfinite`` is ``"raise"``; nothing has changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if torch.compiler.is_compiling():
+            self._update_uncompiled()
+        else:
+            # Switching the compiler off takes a tenth of a step of small tensors.
+            self._update()
+        return loss
+
+    def _update_uncompiled(self) -> None:
+        _uncompiled(self._update)()
+
+    def _update(self) -> None:
+        groups = self.param_groups
+        rates, decays = self._rates()
+        tensors = (
+            groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
+        )
+        sizes = [len(group["params"]) for group in groups]
+        gradients = [tensor.grad for tensor in tensors]
+        model = self._model
+        if model is None or not model.fits(tensors, sizes, gradients, self.state):
+            model = self._make_model(tensors, sizes, gradients)
+            if model is None:
+                return
+        engine = self._engine
+        assert engine is not None
+        step = model.point_at_gradients(gradients)
+        self._follow_options(model, engine, decays)
+        model.gather(step.gradients)
+        loss_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        sure = not engine.checks and found_inf is None
+        if sure:
+            # Before the kernels put everything else into the caches.
+            model.count_versions(step)
+        if engine.step(step, rates, decays, self._nonfinite, loss_scale, found_inf):
+            model.scatter(step)
+            if not sure:
+                model.count_versions(step)
+
+    def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
+        """Return a model of the parameters that have a gradient or state, None if there are none."""
+        members = []
+        place = 0
+        names: set[str] = set()
+        for index in range(len(self.param_groups)):
+            for name, tensor in self._names_in(index):
+                gradient = gradients[place]
+                if gradient is not None or self.state.get(tensor):
+                    name = name if name not in names else f"{name} of group {index}, number {place}"
+                    names.add(name)
+                    check_parameter(name, tensor)
+                    if gradient is not None:
+                        check_gradient(name, tensor, gradient)
+                    members.append(Member(name, index, place, tensor))
+                place += 1
+        if not members:
+            return None
+        # Here, because nothing has changed yet.
+        self._checked_groups()
+        engine = self._engine_for(self._device())
+        older = self._model
+        # What is made here is for steps outside of inference mode too.
+        with torch.inference_mode(False):
+            self._model = Model(tensors, sizes, members, self.state, self._flat, engine.make_part)
+        engine.place(self._model, len(self.param_groups), self._quantities)
+        if older is not None:
+            self._model.keep_norms(older)
+        self._written = []
+        return self._model
+
+    def _engine_for(self, device: torch.device | None) -> "CpuEngine | CudaEngine":
+        if self._engine is None or device != self._engine_is_on:
+            self._skipped = self.skipped_steps
+            self._engine = make_engine(device, self._has_two_moments)
+            self._engine_is_on = device
+        return self._engine
+
+    # -- options -------------------------------------------------------------------------------------------
+
+    def _checked_groups(self) -> list[GroupRow]:
+        return [
+            self._check_group(f" of group {index}" if index else "", group)
+            for index, group in enumerate(self.param_groups)
+        ]
+
+    def _rates(self) -> tuple[list[Any], Float64]:
+        """Return each group's rate and weight decay, checked; a rate on a GPU as it is, where it is checked."""
+        rates, decays = [], []
+        for index, group in enumerate(self.param_groups):
+            rate, decay = group["lr"], group["weight_decay"]
+            if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
+                pass
+            elif type(rate) is not float or not 0.0 <= rate < LARGEST:
+                rate = check_rate(f" of group {index}", "lr", rate)
+            if type(decay) is not float or not 0.0 <= decay < LARGEST:
+                decay = check_rate(f" of group {index}", "weight_decay", decay)
+            rates.append(rate)
+            decays.append(decay)
+        return rates, np.array(decays, dtype=np.float64)
+
+    def _follow_options(self, model: Model, engine: "CpuEngine | CudaEngine", decays: Float64) -> None:
+        """Write what changed in the groups' options."""
+        options = [decays.tolist(), *([*map(number, self._options(group))] for group in self.param_groups)]
+        if options != self._written:
+            self._nonfinite = write_options(model, self.param_groups, self._checked_groups(), decays)
+            engine.options_changed()
+            self._written = options
+
+    # -- statistics ----------------------------------------------------------------------------------------
+
+    def stats(self) -> Mapping[str, float]:
+        """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.
+
+        Names are those of ``model.named_parameters()`` where they were given, else ``param_<index>``. Ready for
+        ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``.
+        """
+        if self._model is None or self._engine is None:
+            return {}
+        return self._engine.stats()
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept: dict[str, Any] = super().__getstate__()
+        return {**kept, "_fused_amp": self._fused_amp, "_skipped": self.skipped_steps}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        skipped = state.get("_skipped", self.skipped_steps if "_skipped" in vars(self) else 0)
+        before = vars(self).get("param_groups", [])
+        if "_fused_amp" not in vars(self):
+            self._fused_amp = False
+        super().__setstate__(state)
+        for index, group in enumerate(self.param_groups):
+            for name in FILTERS:
+                if name in self.defaults and index < len(before) and group.get(name) is None:
+                    group[name] = before[index].get(name)
+            for name, value in self.defaults.items():
+                if name not in ("lr", "differentiable"):
+                    group.setdefault(name, value)
+        self._forget()
+        self._skipped = skipped
+
+    @_uncompiled
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as PyTorch's optimizers do; `decay_filter` and `adapt_filter` are None there."""
+        state: dict[str, Any] = super().state_dict()
+        state["state"] = {
+            key: dict(entry) if isinstance(entry, dict) else entry for key, entry in state["state"].items()
+        }
+        for group in state["param_groups"]:
+            group.update({name: None for name in FILTERS if name in group})
+        return state
+
+    @_uncompiled
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned, of this optimizer or of one that this class can take over from.
+
+        Filters stay as they are. See ``docs/moving-in.md`` for what is taken from other packages' optimizers.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If it is another kind of optimizer's, or of a formula that is not here; nothing has changed then.
+        """
+        super().load_state_dict(dict(adopt_state_dict(self._kind, state_dict, self.defaults)))
+
+    @classmethod
+    def from_optimizer(cls, other: torch.optim.Optimizer, **overrides: Any) -> Self:
+        """Return an optimizer that goes on where `other` stopped: its parameters, groups, formula and state.
+
+        Parameters
+        ----------
+        other : torch.optim.Optimizer
+            One of those in ``docs/moving-in.md``. It and its state stay as they are.
+        **overrides
+            Options of this class to have in place of those of `other`, in all groups.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If something that `other` does has no counterpart here.
+        """
+        defaults, groups = options_of(cls._kind, other, overrides)
+        made = cls(groups, **defaults)
+        made.load_state_dict(dict(state_dict_of(cls._kind, other, made.param_groups)))
+        return made
+
+    def load_optax_state(self, opt_state: Any, names: Sequence[str] | None = None) -> None:
+        """Take over moments and step count from the state of an optax optimizer.
+
+        Parameters
+        ----------
+        opt_state : Any
+            What optax's ``init`` and ``update`` return.
+        names : sequence of str, optional
+            The parameter name of each of its leaves, where they are not those of the tree.
+        """
+        self.load_state_dict(optax_state_dict(self._kind, opt_state, names, self))
+
+
+def make_engine(device: torch.device | None, has_two_moments: bool) -> "CpuEngine | CudaEngine":
+    """Return what takes steps on parameters that are on `device`."""
+    if device is None or device.type == "cpu":
+        return CpuEngine(has_two_moments)
+    # Only GPU users pay for loading what drives one.
+    from numba_lamb.torch.cuda import CudaEngine
+
+    return CudaEngine(has_two_moments, device.index)

@@ -1,0 +1,210 @@
+"""Moments and step counts as PyTorch sees them: tensors in ``state``, which are pieces of flat buffers."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.dlpack import from_dlpack
+
+from numba_lamb.layout import ALIGNMENT
+from numba_lamb.torch.entry import Entry
+
+_use_count: Any = getattr(torch._C, "_storage_Use_Count", None)
+"""Tells how many tensors share a storage, in releases of PyTorch that have it."""
+
+
+class FlatState:
+    """Hands out pieces of flat buffers as the state of parameters, and knows them again.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The keys of the moments in a parameter's state.
+    needs_steps : bool
+        Whether the step count is a part of the formula, so that moments without one are worth nothing.
+    """
+
+    def __init__(self, names: Sequence[str], needs_steps: bool) -> None:
+        self.names = tuple(names)
+        self._needs_steps = needs_steps
+        self._homes: dict[torch.Tensor, _Home] = {}
+        self._writes = [0]
+        self._buffers: list[torch.UntypedStorage] = []
+        self._steps: list[tuple[torch.Tensor, int]] = []
+        self._seen: tuple[int, list[int]] = (0, [])
+
+    def values(self, name: str, tensor: torch.Tensor, held: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state that somebody put there for a parameter, checked; what is missing is not in it."""
+        if not isinstance(held, Mapping):
+            raise ValueError(f"state of parameter {name!r} must be a dict, not {type(held).__name__}")
+        found: dict[str, Any] = {}
+        for key in self.names:
+            given = held.get(key)
+            if given is None:
+                continue
+            what = f"state {key!r} of parameter {name!r}"
+            if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
+                shown = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+                raise ValueError(f"{what} must be a tensor of shape {tuple(tensor.shape)}, not {shown}")
+            if not given.is_floating_point():
+                raise ValueError(f"{what} must be of a floating-point dtype, not {given.dtype}")
+            found[key] = given
+        if self._needs_steps and found and "step" not in held:
+            raise ValueError(f"state of parameter {name!r} has {next(iter(found))!r} but no 'step'")
+        found["step"] = self._count(name, held.get("step", 0))
+        return found
+
+    @staticmethod
+    def _count(name: str, step: Any) -> float:
+        count = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
+        if not isinstance(count, int | float) or not 0 <= count < math.inf:
+            raise ValueError(f"state 'step' of parameter {name!r} must be a number >= 0, not {step!r}")
+        return float(count)
+
+    def adopt(
+        self,
+        tensors: Sequence[torch.Tensor],
+        found: Sequence[Mapping[str, Any]],
+        order: Sequence[int],
+        state: Any,
+    ) -> torch.Tensor:
+        """Put every parameter's state into flat buffers and `state`; return the flat step counts, float32.
+
+        Parameters
+        ----------
+        tensors : sequence of Tensor
+            The parameters.
+        found : sequence of dict
+            For each what `values` returned.
+        order : sequence of int
+            The parameters, by number, in the order of their step counts.
+        state : dict
+            The optimizer's ``state``; each parameter's entry keeps what else is in it.
+        """
+        homeless = [tensor for tensor in tensors if not self._has_home(tensor)]
+        fresh = {id(tensor) for tensor in homeless}
+        if homeless:
+            self._make(homeless)
+        self._homes = {tensor: self._homes[tensor] for tensor in tensors}
+        storages = {
+            moment.untyped_storage().data_ptr()
+            for home in self._homes.values()
+            for moment in home.moments.values()
+        }
+        moved = []
+        for tensor, values in zip(tensors, found, strict=True):
+            for key, moment in self._homes[tensor].moments.items():
+                value = values.get(key)
+                if value is not None and value is not moment:
+                    # A piece of our buffers in another's place must be read before it is written.
+                    shared = value.untyped_storage().data_ptr() in storages
+                    moved.append((moment, value.clone() if shared else value))
+                elif value is None and id(tensor) not in fresh:
+                    moved.append((moment, torch.zeros((), dtype=moment.dtype, device=moment.device)))
+        with torch.no_grad():
+            for moment, value in moved:
+                moment.copy_(value)
+            counts = [found[k]["step"] for k in order]
+            steps = torch.tensor(counts, dtype=torch.float32, device=tensors[0].device)
+        self._steps = []
+        places = {k: place for place, k in enumerate(order)}
+        for k, tensor in enumerate(tensors):
+            step = _piece(steps, places[k], (), ())
+            self._steps.append((step, step.data_ptr()))
+            own = {"step": step, **self._homes[tensor].moments}
+            state[tensor] = Entry({**state[tensor], **own}, self._writes)
+        buffers = [flat for home in self._homes.values() for flat in home.buffers]
+        self._buffers = list({id(flat): flat.untyped_storage() for flat in (*buffers, steps)}.values())
+        self._seen = self._glance()
+        return steps
+
+    def is_in_place(self) -> bool:
+        """Return whether nothing was put in place of a piece of our buffers since they were handed out.
+
+        Writing to an entry is counted. Assigning a piece's ``data`` lets go of its buffer, so that addresses are
+        compared only when the number of those who hold a buffer changed.
+        """
+        glance = self._glance()
+        if _use_count is not None and glance == self._seen:
+            return True
+        if glance[0] != self._seen[0] or not self._lie_where_they_did():
+            return False
+        self._seen = glance
+        return True
+
+    def _glance(self) -> tuple[int, list[int]]:
+        if _use_count is None:
+            return self._writes[0], []
+        return self._writes[0], [_use_count(storage._cdata) for storage in self._buffers]
+
+    def _lie_where_they_did(self) -> bool:
+        return all(step.data_ptr() == address for step, address in self._steps) and all(
+            home.is_in_place() for home in self._homes.values()
+        )
+
+    def _has_home(self, tensor: torch.Tensor) -> bool:
+        """Return whether there are pieces of flat buffers that fit a parameter as it is now."""
+        home = self._homes.get(tensor)
+        return (
+            home is not None
+            and home.is_in_place()
+            and all(
+                moment.device == tensor.device
+                and moment.dtype == tensor.dtype
+                and moment.shape == tensor.shape
+                and moment.stride() == self._strides(tensor)
+                for moment in home.moments.values()
+            )
+        )
+
+    @staticmethod
+    def _strides(tensor: torch.Tensor) -> tuple[int, ...]:
+        """Return the strides of a parameter's moments: its own where it fills its memory."""
+        return tuple(torch.empty_like(tensor, device="meta").stride())
+
+    def _make(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Give `tensors` zeroed moments, in one flat buffer for each moment and dtype."""
+        extents: dict[torch.dtype, int] = {}
+        offsets = []
+        for tensor in tensors:
+            offsets.append(extents.get(tensor.dtype, 0))
+            padded = -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
+            extents[tensor.dtype] = offsets[-1] + padded
+        flats = {
+            (key, dtype): torch.zeros(extent, dtype=dtype, device=tensors[0].device)
+            for key in self.names
+            for dtype, extent in extents.items()
+        }
+        for tensor, offset in zip(tensors, offsets, strict=True):
+            buffers = [flats[key, tensor.dtype] for key in self.names]
+            pieces = [_piece(flat, offset, tensor.shape, self._strides(tensor)) for flat in buffers]
+            self._homes[tensor] = _Home(dict(zip(self.names, pieces, strict=True)), buffers)
+
+
+def _piece(flat: torch.Tensor, offset: int, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
+    """Return a piece of a flat buffer as a tensor whose storage is that piece alone, and which is nobody's view.
+
+    A plain view's storage is the whole buffer, all of which would be written wherever one piece is pickled.
+    """
+    piece = flat.new_empty(0)
+    count = math.prod(shape)
+    if count:
+        return piece.set_(from_dlpack(flat[offset : offset + count]).untyped_storage(), 0, shape, strides)
+    return piece.reshape(shape)
+
+
+class _Home:
+    """One parameter's moments, where they lie, and in which buffers.
+
+    Their addresses are kept, because `data` of a tensor can be assigned.
+    """
+
+    def __init__(self, moments: dict[str, torch.Tensor], buffers: Sequence[torch.Tensor]) -> None:
+        self.moments = moments
+        self.buffers = buffers
+        self.addresses = [moment.data_ptr() for moment in moments.values()]
+
+    def is_in_place(self) -> bool:
+        """Return whether the moments lie where they did."""
+        return [moment.data_ptr() for moment in self.moments.values()] == self.addresses

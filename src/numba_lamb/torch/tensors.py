@@ -1,0 +1,129 @@
+"""Which tensors can be parameters and gradients, and where their values lie."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.parameter import is_lazy
+
+from numba_lamb.arrays import Storage
+
+NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+}
+address_of: Callable[[torch.Tensor], int] = torch.Tensor.data_ptr
+"""Where kernels find a tensor's values."""
+_HALF = (torch.float16, torch.bfloat16)
+_PLAIN: Any = torch._C._disabled_torch_dispatch_impl
+"""What tensors with plain memory have in place of a dispatch of their own."""
+
+
+def check_parameter(name: str, tensor: torch.Tensor) -> None:
+    """Raise unless kernels can update `tensor` in place, now or once it has its values."""
+    what = f"parameter {name!r}"
+    if is_lazy(tensor):
+        return
+    kind = type(tensor)
+    if kind.__name__ == "DTensor":
+        raise TypeError(
+            f"{what} is a DTensor; sharded parameters are not supported, because the norm of a shard is not that "
+            "of its layer"
+        )
+    if kind.__torch_dispatch__ is not _PLAIN:
+        raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{what} must be a strided tensor, not {tensor.layout}")
+    if tensor.dtype in _HALF:
+        raise TypeError(
+            f"{what} is {tensor.dtype}; parameters must be float32 or float64. Keep them so and compute in "
+            "half precision under torch.autocast"
+        )
+    if tensor.dtype not in NUMPY_DTYPES:
+        raise TypeError(f"{what} must be float32 or float64, not {tensor.dtype}")
+    if tensor.device.type not in ("cpu", "cuda"):
+        raise TypeError(f"{what} must be on the CPU or on a CUDA GPU, not on {tensor.device}")
+    if tensor.numel() and not tensor.data_ptr():
+        raise ValueError(f"{what} has no memory; its storage was freed")
+    if tensor.is_inference():
+        raise ValueError(f"{what} was made in inference mode and cannot be updated")
+    strides = zip(tensor.stride(), tensor.shape, strict=True)
+    if tensor.numel() and any(stride == 0 and n > 1 for stride, n in strides):
+        raise ValueError(f"{what} has elements that share memory (strides {tensor.stride()}); use clone()")
+
+
+def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Raise unless `gradient` can be that of the parameter `tensor`."""
+    what = f"gradient of {name!r}"
+    if gradient.layout != torch.strided:
+        raise RuntimeError(f"{what} is sparse ({gradient.layout}); sparse gradients are not supported")
+    kind = type(gradient)
+    if kind.__torch_dispatch__ is not _PLAIN:
+        raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
+    if gradient.dtype != tensor.dtype:
+        raise TypeError(f"{what} must have the parameter's dtype {tensor.dtype}, not {gradient.dtype}")
+    if gradient.device != tensor.device:
+        raise ValueError(f"{what} must be on the parameter's device {tensor.device}, not {gradient.device}")
+    if gradient.shape != tensor.shape:
+        raise ValueError(
+            f"{what} must have the parameter's shape {tuple(tensor.shape)}, not {tuple(gradient.shape)}"
+        )
+
+
+def is_plain(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor's elements fill one piece of memory, in whatever order, as they are."""
+    if tensor.is_neg():
+        return False
+    expected = 1
+    lengths = [(stride, n) for stride, n in zip(tensor.stride(), tensor.shape, strict=True) if n != 1]
+    for stride, n in sorted(lengths):
+        if stride != expected:
+            return bool(tensor.numel() == 0)
+        expected *= n
+    return True
+
+
+def same_order(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether the elements of two tensors of one shape lie in the same order in memory."""
+    strides = zip(one.stride(), other.stride(), one.shape, strict=True)
+    return all(bool(first == second) for first, second, length in strides if length != 1)
+
+
+def storage_of(tensor: torch.Tensor) -> Storage:
+    """Return where the values of a dense tensor lie; their order in memory is taken as it is."""
+    on_gpu = tensor.device.type == "cuda"
+    return Storage(
+        address_of(tensor),
+        tuple(tensor.shape),
+        NUMPY_DTYPES[tensor.dtype],
+        device=tensor.device.index if on_gpu and tensor.numel() else None,
+        library="torch" if on_gpu else None,
+        on_gpu=on_gpu,
+    )
+
+
+def share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether an element of one tensor lies where one of the other does."""
+    (start, end), (first, last) = _span(one), _span(other)
+    if end <= first or last <= start:
+        return False
+    return bool(np.intersect1d(_words(one), _words(other)).size)
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """Return the addresses that a tensor begins and ends at, gaps included."""
+    if not tensor.numel():
+        return 0, 0
+    steps = zip(tensor.stride(), tensor.shape, strict=True)
+    last = sum(stride * (length - 1) for stride, length in steps)
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()
+
+
+def _words(tensor: torch.Tensor) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    """Return the addresses of the 4-byte words that a tensor consists of."""
+    size = tensor.element_size()
+    words = tensor.data_ptr() + np.arange(0, size, 4, dtype=np.int64)
+    for stride, length in zip(tensor.stride(), tensor.shape, strict=True):
+        words = np.add.outer(words, stride * size * np.arange(length, dtype=np.int64)).ravel()
+    return words
