@@ -13,7 +13,7 @@ from torch.optim.optimizer import (  # noqa: E402
     register_optimizer_step_pre_hook,
 )
 
-from numba_lamb.torch import Lamb  # noqa: E402
+from numba_lamb.torch import Lamb, Lars, Momentum  # noqa: E402
 from torch_helpers import (  # noqa: E402
     MOMENTS,
     OURS,
@@ -130,7 +130,11 @@ def test_subclasses_may_wrap_the_step() -> None:
 
     one, other = [parameter(3)], [parameter(3)]
     opt = Counting(one, lr=0.1)
+    hooked: list[str] = []
+    opt.register_step_pre_hook(lambda *_: hooked.append("pre"))
+    opt.register_step_post_hook(lambda *_: hooked.append("post"))
     steps(opt, one, 3)
+    assert hooked == ["pre", "post"] * 3
     steps(Lamb(other, lr=0.1), other, 3)
     assert opt.calls == 3
     assert_same(values(one), values(other))
@@ -264,3 +268,39 @@ def test_steps_as_gradients_arrive(make: Any) -> None:
         loss_of(model, k).backward()
     train(plain, make(plain.parameters()), 3)
     assert_same(values(model), values(plain))
+
+
+@pytest.mark.parametrize("kind", [Lamb, Lars, Momentum])
+def test_profilers_see_the_step(kind: Any) -> None:
+    params = [parameter(3)]
+    opt = kind(params)
+    steps(opt, params)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        steps(opt, params, 1)
+        opt.zero_grad()
+    names = {event.key for event in profile.key_averages()}
+    assert f"Optimizer.step#{kind.__name__}.step" in names
+    assert f"Optimizer.zero_grad#{kind.__name__}.zero_grad" in names
+
+
+@ours
+def test_hooks_registered_after_steps_and_on_one_of_two(make: Any) -> None:
+    params = [parameter(3)]
+    one, other = make(params), make(params)
+    steps(one, params)
+    steps(other, params)
+    calls = []
+    one.register_step_post_hook(lambda *_: calls.append("post"))
+    one.register_step_pre_hook(lambda *_: calls.append("pre"))
+    steps(one, params, 1)
+    steps(other, params, 1)
+    assert calls == ["pre", "post"]
+    copied = copy.deepcopy(other)
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append("global"))
+    try:
+        steps(copied, copied.param_groups[0]["params"], 1)
+        steps(one, params, 1)
+    finally:
+        handle.remove()
+    steps(one, params, 1)
+    assert calls == ["pre", "post", "global", "pre", "post", "global", "pre", "post"]

@@ -80,6 +80,42 @@ def state_exchanged(opt: Any, params: Any, name: str) -> None:
     opt.state[params[0]], opt.state[params[2]] = opt.state[params[2]], opt.state[params[0]]
 
 
+def data_exchanged(opt: Any, params: Any, name: str) -> None:
+    one, other = opt.state[params[0]][name], opt.state[params[2]][name]
+    one.data, other.data = other.data, one.data
+
+
+def tensors_exchanged(opt: Any, params: Any, name: str) -> None:
+    torch.utils.swap_tensors(opt.state[params[0]][name], opt.state[params[2]][name])
+
+
+HELD = []
+
+
+def assigned_data_while_the_old_is_held(opt: Any, params: Any, name: str) -> None:
+    """What offloading does: the old memory lives on elsewhere."""
+    for p in params:
+        HELD.append(opt.state[p][name].data)
+        opt.state[p][name].data = 2 * HELD[-1]
+
+
+def set_while_the_old_is_held(opt: Any, params: Any, name: str) -> None:
+    HELD.append(opt.state[params[1]][name].detach())
+    opt.state[params[1]][name].set_(3 * HELD[-1])
+
+
+def rebuilt_by_type(opt: Any, params: Any, name: str) -> None:
+    """What Lightning and accelerate do with collections of any kind."""
+    for p, state in opt.state.items():
+        opt.state[p] = type(state)(collections.OrderedDict((k, 2 * v) for k, v in state.items()))
+
+
+def merged(opt: Any, params: Any, name: str) -> None:
+    state = opt.state[params[0]]
+    state |= {name: torch.full_like(params[0], 0.3)}
+    state.setdefault("note", 1)
+
+
 def foreign_keys(opt: Any, params: Any, name: str) -> None:
     opt.state[params[0]].update({"note": 3, "other": torch.ones(2), "none": None})
     opt.state["global"] = {"seed": 1}
@@ -91,7 +127,8 @@ def foreign_keys(opt: Any, params: Any, name: str) -> None:
     [
         *(replaced_by_copies, written_in_place, assigned_data, moved_as_lightning_does, cleared),
         *(replaced_as_a_whole, replaced_by_a_full_one, one_deleted, one_emptied, exchanged),
-        *(state_exchanged, foreign_keys),
+        *(state_exchanged, foreign_keys, data_exchanged, tensors_exchanged, merged, rebuilt_by_type),
+        *(assigned_data_while_the_old_is_held, set_while_the_old_is_held),
     ],
 )
 def test_changes_of_state_count_from_the_next_step(pair: str, change: Any) -> None:
@@ -105,6 +142,7 @@ def test_changes_of_state_count_from_the_next_step(pair: str, change: Any) -> No
             steps(opt, params, 1, first=10 + step)
             seen.append(values(params))
         assert len(opt.state) >= len(params)
+        HELD.clear()
         moments = [opt.state[p][name] for p in params for name in MOMENTS[pair]]
         return [seen, moments, opt.state[params[0]].get("note"), opt.state.get("global")]
 
@@ -212,3 +250,19 @@ def test_step_counts_that_are_none_are_refused_by_name(make: Any, value: Any) ->
     opt.state[params[0]]["step"] = held
     opt.step()
     assert opt.state[params[0]]["step"].item() == 3
+
+
+@ours
+def test_entries_are_dicts_to_everybody(make: Any) -> None:
+    params = [parameter(4, 3)]
+    opt = make(params)
+    steps(opt, params)
+    state = opt.state[params[0]]
+    assert isinstance(state, dict)
+    mapped = torch.utils._pytree.tree_map(lambda value: value + 1, opt.state_dict()["state"][0])
+    assert_same(mapped, {key: value + 1 for key, value in state.items()})
+    mapped = torch.utils._pytree.tree_map(lambda value: value + 1, dict(opt.state)[params[0]])
+    assert_same(mapped, {key: value + 1 for key, value in state.items()})
+    assert all(
+        type(made) is dict for made in (copy.copy(state), copy.deepcopy(state), state.copy(), {**state})
+    )

@@ -271,6 +271,21 @@ def test_a_parameter_that_changes_shape_with_its_old_state_is_refused(make: Any)
     opt.step()
 
 
+@ours
+def test_a_parameter_that_becomes_another_in_its_own_memory_is_refused(make: Any) -> None:
+    """The same address and as many bytes: four numbers of one kind become two of another."""
+    p = P(torch.ones(4))
+    opt = make([("w", p)])
+    steps(opt, [p])
+    p.grad = None
+    p.data = p.data.view(torch.float64)
+    before = p.detach().clone()
+    p.grad = torch.ones(2, dtype=torch.float64)
+    with pytest.raises((TypeError, ValueError), match="'w' must"):
+        opt.step()
+    assert_same(p, before)
+
+
 @pair
 def test_models_cast_to_another_precision_and_back(pair: str) -> None:
     def scenario(make: Any) -> Any:

@@ -126,13 +126,14 @@ class CpuPart(Part):
         """Make the tables of row means for the layers of `groups`, and space for the means."""
         super().centralize(groups)
         self.means = np.zeros(len(self.row_table), dtype=self.dtype)
-
-    @property
-    def gradient_tables(self) -> tuple[NDArray[Any], ...]:
-        """The tables that say how to walk chunks and centralize gradients, in the kernels' order."""
         table = self.table
-        chunked = (table.sizes, table.first_chunk, table.chunks, table.windows)
-        return (*chunked, self.first_row, self.row_lengths, self.means)
+        self.step_tables = (
+            *(self.addresses, self.scalars, self.settings, self.rates),
+            *(table.sizes, table.first_chunk, table.chunks, table.windows),
+            *(self.first_row, self.row_lengths, self.means),
+            *(self.sums, self.norms, self.scales),
+        )
+        """What the kernels of a step read and write, in their order."""
 
     def update_row_means(self, prepared: NDArray[Any], num_threads: int | None) -> None:
         """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""

@@ -54,7 +54,5 @@ def run(part: CpuPart, has_two_moments: bool, num_threads: int | None) -> None:
             # LAMB centralizes the gradient itself, with no decay in it.
             factors[:, 1] = 0
         part.update_row_means(np.ascontiguousarray(factors), num_threads)
-    given = (part.addresses, scalars, part.settings, part.rates)
-    results = (part.sums, part.norms, part.scales)
     kernel = cpu.lamb_step if has_two_moments else cpu.lars_step
-    launch.run(kernel, chunks, num_threads, *given, *part.gradient_tables, *results)
+    launch.run(kernel, chunks, num_threads, *part.step_tables)

@@ -46,7 +46,8 @@ class CpuEngine:
     def options_changed(self) -> None:
         """Know that scalars and settings were written anew: gradients are multiplied by their sign alone."""
         self._loss_scale = 1.0
-        self._written = b""
+        # What rates and decays were made of: the same objects as long as they are the same.
+        self._written: tuple[Any, Any] = (None, None)
         self.checks = any(part.checks for part in self._parts)
         """Whether a step may be refused because of its gradients."""
 
@@ -76,20 +77,19 @@ class CpuEngine:
             self.skipped += 1
             return False
         scale = 1.0 if loss_scale is None else float(number(loss_scale))
-        of_groups = np.array(rates, dtype=np.float64)
-        written = of_groups.tobytes() + decays.tobytes()
+        written = rates, decays
         for part in self._parts:
             if scale != self._loss_scale:
                 part.scalars[:, rows.RESCALE] = part.settings[:, rows.SIGN] * (1.0 / scale)
-            if written != self._written:
-                part.write_rates(of_groups[part.group_of])
+            if rates is not self._written[0] or decays is not self._written[1]:
+                part.write_rates(np.array(rates, dtype=np.float64)[part.group_of])
                 part.write_decays(decays[part.group_of])
             part.find_common_step()
             if self._has_two_moments:
                 part.write_corrections()
         self._loss_scale = scale
         # Rates that were corrected must be written anew.
-        self._written = b"" if any(part.corrects_rates for part in self._parts) else written
+        self._written = (None, None) if any(part.corrects_rates for part in self._parts) else written
         passed, norm = cpu_step.inspect(self._parts, nonfinite, scale, None)
         if not passed:
             self.skipped += 1

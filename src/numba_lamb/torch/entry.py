@@ -1,7 +1,9 @@
 """Entry: one parameter's state, a dict that knows when it is written to."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
+
+from torch.utils import _pytree
 
 
 def _counted(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -17,17 +19,18 @@ class Entry(dict[str, Any]):
 
     Parameters
     ----------
-    values : mapping
+    values : mapping or iterable of pairs
         What it holds.
-    writes : list of int
+    writes : list of int, optional
         The count, which all entries of an optimizer share.
     """
 
     __slots__ = ("writes",)
 
-    def __init__(self, values: Mapping[str, Any], writes: list[int]) -> None:
+    def __init__(self, values: Any = (), writes: list[int] | None = None) -> None:
         super().__init__(values)
-        self.writes = writes
+        # Trainers make another of the same type, to put it in this one's place.
+        self.writes = [0] if writes is None else writes
 
     __setitem__ = _counted(dict.__setitem__)
     __delitem__ = _counted(dict.__delitem__)
@@ -44,3 +47,12 @@ class Entry(dict[str, Any]):
     def copy(self) -> dict[str, Any]:
         """Return a plain dict with the same items."""
         return dict(self)
+
+
+# What maps functions over nested dicts goes by exact type.
+_pytree.register_pytree_node(
+    Entry,
+    lambda entry: (list(entry.values()), list(entry)),
+    lambda values, keys: dict(zip(keys, values, strict=True)),
+    serialized_type_name="numba_lamb.torch.entry.Entry",
+)

@@ -3,22 +3,32 @@
 A parameter takes part from the first step on in which it has a gradient, so that frozen ones cost no memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import pairwise
-from operator import attrgetter, is_
+from operator import attrgetter, call, is_
 from typing import Any, NamedTuple, Protocol
+from weakref import ref
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from numba_lamb.arrays import Storage
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.state import FlatState
-from numba_lamb.torch.tensors import check_gradient, is_plain, same_order, share_elements, storage_of
+from numba_lamb.torch.tensors import (
+    NUMPY_DTYPES,
+    check_gradient,
+    is_plain,
+    same_order,
+    share_elements,
+    storage_of,
+)
 
 NOWHERE = 16
 """The address of a gradient without values, which may have none: 0 would say that there is no gradient."""
@@ -59,8 +69,9 @@ class Model:
         All parameters of all groups.
     sizes : sequence of int
         Parameters in each group.
-    members : sequence of Member
-        Those that take part, in order.
+    members, idle : sequence of Member
+        Those that take part, in order, and those that do not yet. The latter are layers without values, so that a
+        sum over layers has its order from the first step on.
     state : dict
         The optimizer's ``state``, which gets moments and steps.
     flat : FlatState
@@ -74,6 +85,7 @@ class Model:
         tensors: Sequence[Tensor],
         sizes: Sequence[int],
         members: Sequence[Member],
+        idle: Sequence[Member],
         state: Any,
         flat: FlatState,
         make_part: MakePart,
@@ -85,10 +97,10 @@ class Model:
             for member in members
         ]
         self._loose = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
-        self._lay_out(members, make_part)
-        order = [k for indices in self.indices for k in indices]
-        self.steps = flat.adopt([member.tensor for member in members], found, order, state)
+        self._lay_out(members, [(member.place, _without_values(member)) for member in idle], make_part)
+        self.steps = flat.adopt([member.tensor for member in members], found, *self._step_places(), state)
         """Each layer's step count, float32, part by part."""
+        self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
         self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
         self._own = [member.tensor for member in members]
         self._idle = _complement(len(tensors), [member.place for member in members])
@@ -100,6 +112,9 @@ class Model:
         self._nbytes = [*map(_nbytes, self._own)]
         self._lengths = np.array(self._nbytes, dtype=np.int64)
         self._gradients: list[int] | None = None
+        # Gradients of the last step, where they may be used again, and how often that is still to be tried.
+        self._seen: list[ref[Any]] = []
+        self._hope = 4
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
@@ -107,7 +122,9 @@ class Model:
 
     # -- making --------------------------------------------------------------------------------------------
 
-    def _lay_out(self, members: Sequence[Member], make_part: MakePart) -> None:
+    def _lay_out(
+        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_part: MakePart
+    ) -> None:
         self._check_loose(members)
         self.parameters = parameters = [
             Parameter(member.name, member.tensor, member.group, storage_of(dense))
@@ -120,22 +137,36 @@ class Model:
         self.layout = _layout_of(parameters)
         """All layers, in the members' order."""
         self.parts: list[Part] = []
-        # For each part the members that are its layers.
+        # For each part the members that are layers of it, and their rows in its tables.
         self.indices: list[list[int]] = []
-        waves = _waves(parameters)
-        for wave in waves:
-            own = [parameters[k] for k in wave]
-            layout = self.layout if len(waves) == 1 else _layout_of(own)
-            for dtype in layout.dtypes:
-                part = make_part(layout, dtype, own, [True] * len(own), ())
-                self.parts.append(part)
-                self.indices.append([wave[k] for k in part.indices])
+        self.rows: list[NDArray[np.intp]] = []
+        for number, wave in enumerate(_waves(parameters)):
+            entries: list[tuple[int, int | None, Parameter]] = [
+                (members[k].place, k, parameters[k]) for k in wave
+            ]
+            if number == 0:
+                entries += [(place, None, parameter) for place, parameter in idle]
+            self._add_parts(sorted(entries, key=lambda entry: entry[0]), make_part)
         slots = {
             k: (part, row)
-            for part, indices in zip(self.parts, self.indices, strict=True)
-            for row, k in enumerate(indices)
+            for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True)
+            for k, row in zip(indices, rows_of.tolist(), strict=True)
         }
         self.slots = [slots[k] for k in range(len(members))]
+
+    def _add_parts(self, entries: Sequence[tuple[int, int | None, Parameter]], make_part: MakePart) -> None:
+        """Make the parts of these layers; those that are no member's only keep their place."""
+        used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}
+        kept = [(k, parameter) for _, k, parameter in entries if parameter.storage.dtype in used]
+        own = [parameter for _, parameter in kept]
+        layout = _layout_of(own)
+        for dtype in layout.dtypes:
+            part = make_part(layout, dtype, own, [True] * len(own), ())
+            numbers = [kept[place][0] for place in part.indices]
+            self.parts.append(part)
+            self.indices.append([k for k in numbers if k is not None])
+            taken = [row for row, k in enumerate(numbers) if k is not None]
+            self.rows.append(np.array(taken, dtype=np.intp))
 
     def _check_loose(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
@@ -147,36 +178,56 @@ class Model:
                         "in its; make it contiguous"
                     )
 
+    def _step_places(self) -> tuple[list[int], dict[int, int]]:
+        """Return whose count each layer begins with, part by part, and where each member's own is.
+
+        A layer without values counts with a member, so that counts stay alike where they can.
+        """
+        order: list[int] = []
+        places = {}
+        for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True):
+            numbers = [indices[0]] * len(part.layers)
+            for k, row in zip(indices, rows_of.tolist(), strict=True):
+                numbers[row] = k
+                places[k] = len(order) + row
+            order += numbers
+        return order, places
+
     def _point_at_state(self, names: Sequence[str]) -> None:
         for column, name in enumerate(names, start=rows.FIRST):
-            for part, indices in zip(self.parts, self.indices, strict=True):
-                part.addresses[:, column] = [
+            for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True):
+                part.addresses[rows_of, column] = [
                     tensors_.address_of(self._state[self._own[k]][name]) for k in indices
                 ]
 
     def keep_norms(self, older: "Model") -> None:
         """Take over the norms of layers that an older model had."""
         known: dict[int, tuple[Any, Any]] = {}
-        for part, indices in zip(older.parts, older.indices, strict=True):
+        for part, indices, rows_of in zip(older.parts, older.indices, older.rows, strict=True):
             saved = part.saved()
-            for row, k in enumerate(indices):
+            for k, row in zip(indices, rows_of, strict=True):
                 known[id(older._own[k])] = saved["norms"][row], saved["updated"][row]
-        for part, indices in zip(self.parts, self.indices, strict=True):
+        for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True):
             blank = part.blank()
             norms, updated = blank["norms"].copy(), blank["updated"].copy()
-            for row, k in enumerate(indices):
+            for k, row in zip(indices, rows_of, strict=True):
                 norms[row], updated[row] = known.get(id(self._own[k]), (0, 0))
             part.restore({"norms": norms, "updated": updated})
 
     # -- every step ----------------------------------------------------------------------------------------
 
     def fits(
-        self, tensors: Sequence[Tensor], sizes: Sequence[int], gradients: Sequence[Any], state: Any
+        self,
+        tensors: Sequence[Tensor],
+        sizes: Sequence[int],
+        gradients: Sequence[Any],
+        kinds: Set[type],
+        state: Any,
     ) -> bool:
-        """Return whether all is still where it was, and no other parameter has a gradient."""
+        """Return whether all is still where it was, and no other parameter has a gradient; `kinds` are types."""
         if len(tensors) != len(self._tensors) or sizes != self._sizes or state is not self._state:
             return False
-        if not all(map(is_, tensors, self._tensors)) or not set(map(type, gradients)) <= _GIVEN:
+        if not all(map(is_, tensors, self._tensors)) or not kinds <= _GIVEN:
             return False
         if [*map(tensors_.address_of, self._own)] != self._weights:
             return False
@@ -196,22 +247,21 @@ class Model:
     def _lies_alike(self) -> bool:
         return self._own_forms() == self._forms
 
-    def point_at_gradients(self, gradients: Sequence[Any]) -> "Step":
-        """Write the gradients' addresses, and return what a step must know and hold."""
+    def point_at_gradients(self, gradients: Sequence[Any], kinds: Set[type]) -> "Step":
+        """Write the gradients' addresses, and return what a step must know and hold; `kinds` are their types."""
         if self._places is not None:
             gradients = [gradients[place] for place in self._places]
-        complete = type(None) not in set(map(type, gradients))
+            kinds = set(map(type, gradients))
+        complete = type(None) not in kinds
         copies: list[Tensor] = []
         pointers = self._usual(gradients) if complete else None
         if pointers is None:
             pointers = [self._address(k, gradient, copies) for k, gradient in enumerate(gradients)]
         if pointers != self._gradients:
-            self._check_overlap(pointers)
-            if len(self.parts) == 1:
-                self.parts[0].addresses[:, rows.GRADIENT] = pointers
-            else:
-                for part, indices in zip(self.parts, self.indices, strict=True):
-                    part.addresses[:, rows.GRADIENT] = [pointers[k] for k in indices]
+            begin = np.array(pointers, dtype=np.int64)
+            self._check_overlap(begin)
+            for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
+                part.addresses[rows_of, rows.GRADIENT] = begin[numbers]
             self._gradients = pointers
         return Step(complete, gradients, copies)
 
@@ -225,11 +275,23 @@ class Model:
             alike = all(map(Tensor.is_contiguous, gradients))
         else:
             alike = all(map(same_order, gradients, self._dense))
-        if not alike or any(map(Tensor.is_neg, gradients)) or [*map(_nbytes, gradients)] != self._nbytes:
+        if not alike:
             return None
-        if not all(map(is_, map(_dtype, gradients), self._dtypes)):
+        if self._seen and all(map(is_, map(call, self._seen), gradients)):
+            # What cannot change in a tensor was looked at when it was new.
+            return pointers
+        if any(map(Tensor.is_neg, gradients)) or [*map(_nbytes, gradients)] != self._nbytes:
             return None
-        return pointers if 0 not in pointers else None
+        if [*map(_dtype, gradients)] != self._dtypes or 0 in pointers:
+            return None
+        self._remember(gradients, pointers)
+        return pointers
+
+    def _remember(self, gradients: Sequence[Any], pointers: list[int]) -> None:
+        """Watch gradients that look like those of the step before, unless that was mostly in vain."""
+        self._hope -= bool(self._seen)
+        lie_alike = pointers == self._gradients
+        self._seen = [*map(ref, gradients)] if lie_alike and self._hope > 0 else []
 
     def _address(self, k: int, gradient: Any, copies: list[Tensor]) -> int:
         """Return where a gradient lies, or a copy of it in the order of its parameter; 0 for None."""
@@ -247,8 +309,7 @@ class Model:
             raise ValueError(f"gradient of {self.members[k].name!r} has no memory; its storage was freed")
         return address or NOWHERE
 
-    def _check_overlap(self, pointers: Sequence[int]) -> None:
-        begin = np.array(pointers, dtype=np.int64)
+    def _check_overlap(self, begin: NDArray[np.int64]) -> None:
         end = begin + self._lengths
         positions = np.searchsorted(self._starts, end - 1, side="right") - 1
         shared = (positions >= 0) & (begin > NOWHERE) & (begin < end) & (begin < self._ends[positions])
@@ -287,6 +348,13 @@ class Step(NamedTuple):
     complete: bool
     gradients: Sequence[Any]
     copies: list[Tensor]
+
+
+def _without_values(member: Member) -> Parameter:
+    device, dtype = member.tensor.device, NUMPY_DTYPES[member.tensor.dtype]
+    return Parameter(
+        member.name, member.tensor, member.group, Storage(0, (0,), dtype, on_gpu=device.type != "cpu")
+    )
 
 
 def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:

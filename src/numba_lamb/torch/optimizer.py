@@ -6,33 +6,25 @@ where they, their gradients and their state lie. What has not changed costs a co
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from itertools import chain
+from operator import is_
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.torch.cpu import CpuEngine
+from numba_lamb.torch.engine import Engine, make_engine
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model
 from numba_lamb.torch.options import FILTERS, LARGEST, GroupRow, check_flag, check_rate, number
 from numba_lamb.torch.state import FlatState
-from numba_lamb.torch.tensors import check_gradient, check_parameter
+from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_parameter
+from numba_lamb.torch.watching import uncompiled, watched
 from numba_lamb.torch.writing import write_options
 
-if TYPE_CHECKING:
-    from numba_lamb.torch.cuda import CudaEngine
-
-_F = TypeVar("_F", bound=Callable[..., Any])
-
-
-def _uncompiled(function: _F) -> _F:
-    """Keep torch.compile out of `function`."""
-    wrapped: _F = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return wrapped
-
-
+_MUTABLE = (Tensor, np.ndarray, list)
 Float64 = NDArray[np.float64]
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -57,9 +49,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Have the next step look at everything anew."""
         self._model: Model | None = None
         self._flat = FlatState(self._moments, self._has_two_moments)
-        self._engine: CpuEngine | CudaEngine | None = None
+        self._engine: Engine | None = None
         self._engine_is_on: torch.device | None = None
         self._written: list[Any] = []
+        self._given: list[Any] = []
+        self._follows = False
         self._skipped = 0
 
     @property
@@ -73,7 +67,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     # -- groups --------------------------------------------------------------------------------------------
 
-    @_uncompiled
+    @uncompiled
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, with any of the constructor's options for it; others keep their state.
 
@@ -129,6 +123,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     # -- the step ------------------------------------------------------------------------------------------
 
+    @watched
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient, in place.
 
@@ -161,39 +156,41 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         return loss
 
     def _update_uncompiled(self) -> None:
-        _uncompiled(self._update)()
+        uncompiled(self._update)()
 
     def _update(self) -> None:
         groups = self.param_groups
-        rates, decays = self._rates()
+        self._look_at_groups()
         tensors = (
             groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
         )
         sizes = [len(group["params"]) for group in groups]
         gradients = [tensor.grad for tensor in tensors]
+        kinds = set(map(type, gradients))
         model = self._model
-        if model is None or not model.fits(tensors, sizes, gradients, self.state):
+        if model is None or not model.fits(tensors, sizes, gradients, kinds, self.state):
             model = self._make_model(tensors, sizes, gradients)
             if model is None:
                 return
         engine = self._engine
         assert engine is not None
-        step = model.point_at_gradients(gradients)
-        self._follow_options(model, engine, decays)
+        step = model.point_at_gradients(gradients, kinds)
+        if not self._follows:
+            self._follow_options(model, engine)
         model.gather(step.gradients)
         loss_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         sure = not engine.checks and found_inf is None
         if sure:
             # Before the kernels put everything else into the caches.
             model.count_versions(step)
-        if engine.step(step, rates, decays, self._nonfinite, loss_scale, found_inf):
+        if engine.step(step, self._group_rates, self._group_decays, self._nonfinite, loss_scale, found_inf):
             model.scatter(step)
             if not sure:
                 model.count_versions(step)
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
-        members = []
+        members, idle = [], []
         place = 0
         names: set[str] = set()
         for index in range(len(self.param_groups)):
@@ -206,6 +203,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                     if gradient is not None:
                         check_gradient(name, tensor, gradient)
                     members.append(Member(name, index, place, tensor))
+                elif tensor.dtype in NUMPY_DTYPES:
+                    idle.append(Member(f"{name} (idle {place})", index, place, tensor))
                 place += 1
         if not members:
             return None
@@ -215,14 +214,14 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            self._model = Model(tensors, sizes, members, self.state, self._flat, engine.make_part)
-        engine.place(self._model, len(self.param_groups), self._quantities)
+            model = Model(tensors, sizes, members, idle, self.state, self._flat, engine.make_part)
+        engine.place(model, len(self.param_groups), self._quantities)
         if older is not None:
-            self._model.keep_norms(older)
-        self._written = []
-        return self._model
+            model.keep_norms(older)
+        self._model, self._written, self._follows = model, [], False
+        return model
 
-    def _engine_for(self, device: torch.device | None) -> "CpuEngine | CudaEngine":
+    def _engine_for(self, device: torch.device | None) -> Engine:
         if self._engine is None or device != self._engine_is_on:
             self._skipped = self.skipped_steps
             self._engine = make_engine(device, self._has_two_moments)
@@ -237,28 +236,38 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             for index, group in enumerate(self.param_groups)
         ]
 
-    def _rates(self) -> tuple[list[Any], Float64]:
-        """Return each group's rate and weight decay, checked; a rate on a GPU as it is, where it is checked."""
+    def _look_at_groups(self) -> None:
+        """Take note of the groups' options, checked, where any may have changed since the last step."""
+        groups = self.param_groups
+        given = [*chain.from_iterable(map(dict.values, groups))]
+        if len(given) == len(self._given) and all(map(is_, given, self._given)):
+            return
         rates, decays = [], []
-        for index, group in enumerate(self.param_groups):
+        for index, group in enumerate(groups):
             rate, decay = group["lr"], group["weight_decay"]
             if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
-                pass
+                pass  # it is read, and checked, on the GPU
             elif type(rate) is not float or not 0.0 <= rate < LARGEST:
                 rate = check_rate(f" of group {index}", "lr", rate)
             if type(decay) is not float or not 0.0 <= decay < LARGEST:
                 decay = check_rate(f" of group {index}", "weight_decay", decay)
             rates.append(rate)
             decays.append(decay)
-        return rates, np.array(decays, dtype=np.float64)
+        self._group_rates, self._group_decays = rates, np.array(decays, dtype=np.float64)
+        # Values that can change in place are looked at in each step.
+        known = [group[name] for group in groups for name in self.defaults if name in group]
+        self._given = [] if any(isinstance(value, _MUTABLE) for value in known) else given
+        self._follows = False
 
-    def _follow_options(self, model: Model, engine: "CpuEngine | CudaEngine", decays: Float64) -> None:
-        """Write what changed in the groups' options."""
+    def _follow_options(self, model: Model, engine: Engine) -> None:
+        """Write what changed in the groups' options but their rates."""
+        decays = self._group_decays
         options = [decays.tolist(), *([*map(number, self._options(group))] for group in self.param_groups)]
         if options != self._written:
             self._nonfinite = write_options(model, self.param_groups, self._checked_groups(), decays)
             engine.options_changed()
             self._written = options
+        self._follows = True
 
     # -- statistics ----------------------------------------------------------------------------------------
 
@@ -294,7 +303,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._forget()
         self._skipped = skipped
 
-    @_uncompiled
+    @uncompiled
     def state_dict(self) -> dict[str, Any]:
         """Return the state as PyTorch's optimizers do; `decay_filter` and `adapt_filter` are None there."""
         state: dict[str, Any] = super().state_dict()
@@ -305,7 +314,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             group.update({name: None for name in FILTERS if name in group})
         return state
 
-    @_uncompiled
+    @uncompiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put back what `state_dict` returned, of this optimizer or of one that this class can take over from.
 
@@ -350,13 +359,3 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             The parameter name of each of its leaves, where they are not those of the tree.
         """
         self.load_state_dict(optax_state_dict(self._kind, opt_state, names, self))
-
-
-def make_engine(device: torch.device | None, has_two_moments: bool) -> "CpuEngine | CudaEngine":
-    """Return what takes steps on parameters that are on `device`."""
-    if device is None or device.type == "cpu":
-        return CpuEngine(has_two_moments)
-    # Only GPU users pay for loading what drives one.
-    from numba_lamb.torch.cuda import CudaEngine
-
-    return CudaEngine(has_two_moments, device.index)

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch.utils.dlpack import from_dlpack
 
+from numba_lamb.arrays import aligned_zeros
 from numba_lamb.layout import ALIGNMENT
 from numba_lamb.torch.entry import Entry
-
-_use_count: Any = getattr(torch._C, "_storage_Use_Count", None)
-"""Tells how many tensors share a storage, in releases of PyTorch that have it."""
+from numba_lamb.torch.tensors import NUMPY_DTYPES
 
 
 class FlatState:
@@ -30,9 +29,10 @@ class FlatState:
         self._needs_steps = needs_steps
         self._homes: dict[torch.Tensor, _Home] = {}
         self._writes = [0]
-        self._buffers: list[torch.UntypedStorage] = []
-        self._steps: list[tuple[torch.Tensor, int]] = []
-        self._seen: tuple[int, list[int]] = (0, [])
+        # What was handed out, where it lay, and how often entries had been written to.
+        self._pieces: list[torch.Tensor] = []
+        self._addresses: list[int] = []
+        self._seen = 0
 
     def values(self, name: str, tensor: torch.Tensor, held: Mapping[str, Any]) -> dict[str, Any]:
         """Return the state that somebody put there for a parameter, checked; what is missing is not in it."""
@@ -67,6 +67,7 @@ class FlatState:
         tensors: Sequence[torch.Tensor],
         found: Sequence[Mapping[str, Any]],
         order: Sequence[int],
+        places: Mapping[int, int],
         state: Any,
     ) -> torch.Tensor:
         """Put every parameter's state into flat buffers and `state`; return the flat step counts, float32.
@@ -78,7 +79,9 @@ class FlatState:
         found : sequence of dict
             For each what `values` returned.
         order : sequence of int
-            The parameters, by number, in the order of their step counts.
+            For each step count, whose it begins with: a parameter by number.
+        places : mapping from int to int
+            Where each parameter's own step count is among them.
         state : dict
             The optimizer's ``state``; each parameter's entry keeps what else is in it.
         """
@@ -107,40 +110,23 @@ class FlatState:
                 moment.copy_(value)
             counts = [found[k]["step"] for k in order]
             steps = torch.tensor(counts, dtype=torch.float32, device=tensors[0].device)
-        self._steps = []
-        places = {k: place for place, k in enumerate(order)}
+        self._pieces = []
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
-            self._steps.append((step, step.data_ptr()))
             own = {"step": step, **self._homes[tensor].moments}
             state[tensor] = Entry({**state[tensor], **own}, self._writes)
-        buffers = [flat for home in self._homes.values() for flat in home.buffers]
-        self._buffers = list({id(flat): flat.untyped_storage() for flat in (*buffers, steps)}.values())
-        self._seen = self._glance()
+            self._pieces += own.values()
+        self._addresses = [*map(torch.Tensor.data_ptr, self._pieces)]
+        self._seen = self._writes[0]
         return steps
 
     def is_in_place(self) -> bool:
         """Return whether nothing was put in place of a piece of our buffers since they were handed out.
 
-        Writing to an entry is counted. Assigning a piece's ``data`` lets go of its buffer, so that addresses are
-        compared only when the number of those who hold a buffer changed.
+        Writing to an entry is counted; `data` assigned to a piece shows in its address.
         """
-        glance = self._glance()
-        if _use_count is not None and glance == self._seen:
-            return True
-        if glance[0] != self._seen[0] or not self._lie_where_they_did():
-            return False
-        self._seen = glance
-        return True
-
-    def _glance(self) -> tuple[int, list[int]]:
-        if _use_count is None:
-            return self._writes[0], []
-        return self._writes[0], [_use_count(storage._cdata) for storage in self._buffers]
-
-    def _lie_where_they_did(self) -> bool:
-        return all(step.data_ptr() == address for step, address in self._steps) and all(
-            home.is_in_place() for home in self._homes.values()
+        return (
+            self._writes[0] == self._seen and [*map(torch.Tensor.data_ptr, self._pieces)] == self._addresses
         )
 
     def _has_home(self, tensor: torch.Tensor) -> bool:
@@ -172,7 +158,7 @@ class FlatState:
             padded = -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
             extents[tensor.dtype] = offsets[-1] + padded
         flats = {
-            (key, dtype): torch.zeros(extent, dtype=dtype, device=tensors[0].device)
+            (key, dtype): _zeros(extent, dtype, tensors[0].device)
             for key in self.names
             for dtype, extent in extents.items()
         }
@@ -180,6 +166,13 @@ class FlatState:
             buffers = [flats[key, tensor.dtype] for key in self.names]
             pieces = [_piece(flat, offset, tensor.shape, self._strides(tensor)) for flat in buffers]
             self._homes[tensor] = _Home(dict(zip(self.names, pieces, strict=True)), buffers)
+
+
+def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    if device.type != "cpu":
+        return torch.zeros(count, dtype=dtype, device=device)
+    # NumPy asks the system for huge pages, and PyTorch does not: a large step takes some percent less.
+    return torch.from_numpy(aligned_zeros(count, NUMPY_DTYPES[dtype]))
 
 
 def _piece(flat: torch.Tensor, offset: int, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:

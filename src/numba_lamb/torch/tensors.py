@@ -126,4 +126,4 @@ def _words(tensor: torch.Tensor) -> "np.ndarray[Any, np.dtype[np.int64]]":
     words = tensor.data_ptr() + np.arange(0, size, 4, dtype=np.int64)
     for stride, length in zip(tensor.stride(), tensor.shape, strict=True):
         words = np.add.outer(words, stride * size * np.arange(length, dtype=np.int64)).ravel()
-    return words
+    return np.asarray(words, dtype=np.int64)

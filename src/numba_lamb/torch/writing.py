@@ -37,9 +37,10 @@ def write_options(
         for layer in model.layout.layers
         for group in (groups[layer.group],)
     ]
-    for part, indices in zip(model.parts, model.indices, strict=True):
-        part.decayed[:] = [filtered[k][0] for k in indices]
-        adaptable = np.array([filtered[k][1] for k in indices])
+    for part, indices, rows_of in zip(model.parts, model.indices, model.rows, strict=True):
+        part.decayed[rows_of] = [filtered[k][0] for k in indices]
+        adaptable = np.ones(len(part.layers), dtype=np.bool_)
+        adaptable[rows_of] = [filtered[k][1] for k in indices]
         part.settings[:, rows.DECAYED] = part.decayed
         for index, group in enumerate(groups):
             own = part.group_of == index

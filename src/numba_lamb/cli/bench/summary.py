@@ -89,7 +89,7 @@ def summarize(
                 label=one.label,
                 version=version,
                 # Only another package's version says something that the heading does not.
-                title=f"{one.label} {version}" if one.needs and version else one.label,
+                title=f"{one.label} {version}" if version and not one.ours and one.needs else one.label,
                 rounds=len(seconds),
                 ms=spread([1e3 * value for value in seconds]),
                 bytes_per_param=one.bytes_per_param,
