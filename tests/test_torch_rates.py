@@ -154,3 +154,18 @@ def test_two_groups_may_use_a_name_twice() -> None:
     fill([one, two])
     opt.step()
     assert len([key for key in opt.stats() if key.startswith("trust_ratio/")]) == 2
+
+
+def test_betas_of_tensors_are_read_at_each_step() -> None:
+    from numba_lamb.torch import Lamb
+
+    betas = torch.tensor(0.9), torch.tensor(0.999)
+    w, twin = (torch.nn.Parameter(torch.arange(1.0, 6.0)) for _ in range(2))
+    given, plain = Lamb([w], betas=betas), Lamb([twin])
+    for beta in (0.9, 0.5, 0.5):
+        betas[0].fill_(beta)
+        plain.param_groups[0]["betas"] = (float(betas[0]), float(betas[1]))
+        for p, opt in ((w, given), (twin, plain)):
+            p.grad = torch.linspace(-1, 1, 5) * beta
+            opt.step()
+    assert torch.equal(w, twin)

@@ -18,13 +18,20 @@ from torch import Tensor
 from numba_lamb.torch.engine import Engine, make_engine
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model
-from numba_lamb.torch.options import FILTERS, LARGEST, GroupRow, check_flag, check_rate, number
+from numba_lamb.torch.options import (
+    FILTERS,
+    LARGEST,
+    GroupRow,
+    check_flag,
+    check_rate,
+    is_mutable,
+    number,
+)
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_parameter
 from numba_lamb.torch.watching import uncompiled, watched
 from numba_lamb.torch.writing import write_options
 
-_MUTABLE = (Tensor, np.ndarray, list)
 Float64 = NDArray[np.float64]
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -148,16 +155,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if torch.compiler.is_compiling():
-            self._update_uncompiled()
-        else:
-            # Switching the compiler off takes a tenth of a step of small tensors.
-            self._update()
+        self._update()
         return loss
 
-    def _update_uncompiled(self) -> None:
-        uncompiled(self._update)()
-
+    @uncompiled
     def _update(self) -> None:
         groups = self.param_groups
         self._look_at_groups()
@@ -256,7 +257,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._group_rates, self._group_decays = rates, np.array(decays, dtype=np.float64)
         # Values that can change in place are looked at in each step.
         known = [group[name] for group in groups for name in self.defaults if name in group]
-        self._given = [] if any(isinstance(value, _MUTABLE) for value in known) else given
+        self._given = [] if any(map(is_mutable, known)) else given
         self._follows = False
 
     def _follow_options(self, model: Model, engine: Engine) -> None:

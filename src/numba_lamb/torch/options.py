@@ -43,6 +43,13 @@ def number(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor | np.ndarray | np.generic) else value
 
 
+def is_mutable(value: Any) -> bool:
+    """Return whether an option can change without another object in its place."""
+    if isinstance(value, tuple):
+        return any(map(is_mutable, value))
+    return isinstance(value, torch.Tensor | np.ndarray | list)
+
+
 def check_rate(where: str, name: str, value: object) -> float:
     """Return a rate as a float if it is a finite number >= 0 or a tensor of one, else raise."""
     if isinstance(value, torch.Tensor) and value.numel() != 1:
