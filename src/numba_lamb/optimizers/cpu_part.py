@@ -102,13 +102,18 @@ class CpuPart(Part):
             if found[2] != 1.0:
                 self.rates *= found[2]
             return
-        keys = [
-            (*row, int(step) + 1) for row, step in zip(columns.tolist(), self.steps.tolist(), strict=True)
+        table = np.column_stack([columns, self.steps])
+        if self.corrects_alike:
+            _, first, which = np.unique(self.steps, return_index=True, return_inverse=True)
+            keys = table[first]
+        else:
+            keys, which = np.unique(table, axis=0, return_inverse=True)
+        found_of = np.array([_corrections((*key[:-1], int(key[-1]) + 1)) for key in keys.tolist()])[
+            which.ravel()
         ]
-        known = {key: _corrections(key) for key in set(keys)}
-        found_of = np.array([known[key] for key in keys])
         self.scalars[:, [rows.CORRECTION1, rows.CORRECTION2]] = found_of[:, :2]
-        self.rates *= found_of[:, 2]
+        if self.corrects_rates:
+            self.rates *= found_of[:, 2]
 
     def count_step(self, complete: bool) -> None:
         """Count a step of the layers that had a gradient, which are all where `complete`."""

@@ -76,6 +76,8 @@ class CudaEngine:
         self._nonfinite: Literal["raise", "skip", "propagate"] = "skip"
         self._loss_scale = 1.0
         self._quantities: Sequence[tuple[str, int, bool]] = ()
+        self._decays: NDArray[np.float64] | None = None
+        self._decay_list: list[float] = []
 
     def make_part(
         self,
@@ -119,7 +121,10 @@ class CudaEngine:
     ) -> bool:
         """Queue a step and return whether it was; arguments as for `CpuEngine.step`, rates also as tensors."""
         self._nonfinite = nonfinite if any(part.checks for part in self._parts) else "propagate"
-        self._groups.give(rates, decays.tolist())
+        if decays is not self._decays:
+            # The same floats as long as the decays are the same, for each of which a backend keeps a rate.
+            self._decays, self._decay_list = decays, decays.tolist()
+        self._groups.give(rates, self._decay_list)
         # Held until the step is queued; after that the stream's order protects them.
         scales = [
             None if value is None else _on_device(value, self._steps) for value in (loss_scale, found_inf)

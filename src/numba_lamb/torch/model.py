@@ -109,6 +109,7 @@ class Model:
         self._contiguous = all(tensor.is_contiguous() for tensor in self._own)
         self._forms = self._own_forms()
         self._dtypes = [*map(_dtype, self._own)]
+        self._strides = [*map(Tensor.stride, self._dense)]
         self._nbytes = [*map(_nbytes, self._own)]
         self._lengths = np.array(self._nbytes, dtype=np.int64)
         self._gradients: list[int] | None = None
@@ -274,7 +275,9 @@ class Model:
         if self._contiguous:
             alike = all(map(Tensor.is_contiguous, gradients))
         else:
-            alike = all(map(same_order, gradients, self._dense))
+            # Axes of length 1 may have any stride.
+            strides = [*map(Tensor.stride, gradients)]
+            alike = strides == self._strides or all(map(same_order, gradients, self._dense))
         if not alike:
             return None
         if self._seen and all(map(is_, map(call, self._seen), gradients)):
@@ -319,20 +322,18 @@ class Model:
 
     # -- around the kernels --------------------------------------------------------------------------------
 
-    def gather(self, gradients: Sequence[Any]) -> None:
+    def gather(self, step: "Step") -> None:
         """Copy those parameters together that have gaps in their memory."""
         for k in self._loose:
-            if gradients[k] is not None:
+            if step.gradients[k] is not None:
                 self._dense[k].copy_(self._own[k].detach())
 
     def scatter(self, step: "Step") -> None:
         """Copy those parameters back."""
-        gradients = step.gradients
-        if self._loose:
-            with torch.no_grad():
-                for k in self._loose:
-                    if gradients[k] is not None:
-                        self._own[k].copy_(self._dense[k])
+        for k in self._loose:
+            if step.gradients[k] is not None:
+                with torch.no_grad():
+                    self._own[k].copy_(self._dense[k])
 
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""

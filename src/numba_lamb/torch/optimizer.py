@@ -178,7 +178,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         step = model.point_at_gradients(gradients, kinds)
         if not self._follows:
             self._follow_options(model, engine)
-        model.gather(step.gradients)
+        model.gather(step)
         loss_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         sure = not engine.checks and found_inf is None
         if sure:
