@@ -71,7 +71,7 @@ from numba_lamb.kernels import cpu
 kernels = [k for k in vars(cpu).values() if isinstance(k, numba_lamb._compile.Kernel)]
 print(len(kernels), sum(len(twin.signatures) for kernel in kernels for twin in kernel))
 """
-    assert run_python(code) == "7 0"
+    assert run_python(code) == "9 0"
 
 
 def test_a_second_process_finds_the_first_ones_code(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import numba_lamb as nl
 from cuda_double import Gpu, GpuArray, Pair, gpu_fixture, gradients_like  # noqa: F401
+from numba_lamb import device_reader
 
 STREAMS: dict[str, Callable[[int], Any]] = {
     "int": lambda address: address,
@@ -255,6 +256,8 @@ def torch(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Any:
         ExternalStream=lambda stream, device: (stream, device),
     )
     monkeypatch.setitem(sys.modules, "torch", module)
+    # It has no structs to read, nor all the attributes that stand for them.
+    monkeypatch.setattr(device_reader._Tensors, "_made", lambda reader, torch, arrays: None)
     return module
 
 

@@ -40,7 +40,10 @@ class Mapped:
 @pytest.fixture(name="mapped")
 def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
     from numba_lamb import device
+    from numba_lamb.array_reader import NO_SPANS
     from numba_lamb.arrays import Storage
+    from numba_lamb.kernels.object_reader import NOWHERE
+    from numba_lamb.tensor_reader import TensorReader
     from numba_lamb.torch import model, optimizer, tensors
     from numba_lamb.torch.cpu import CpuEngine
     from numba_lamb.torch.cuda import CudaEngine
@@ -57,6 +60,17 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
         return Storage(mapped.address_of(tensor), tuple(tensor.shape), dtype, index, "torch", on_gpu=True)
 
     monkeypatch.setattr(tensors, "address_of", mapped.address_of)
+    read = TensorReader.read
+
+    def read_mapped(reader: Any, given: Any, objects: Any, spans: Any = NO_SPANS) -> Any:
+        if not mapped.is_active or spans is NO_SPANS:
+            return read(reader, given, objects, spans)
+        found, unusual = read(reader, given, objects)
+        for k in np.flatnonzero(found > NOWHERE).tolist():
+            found[k] = mapped.address_of(given[k])
+        return found, unusual
+
+    monkeypatch.setattr(TensorReader, "read", read_mapped)
     monkeypatch.setattr(model, "storage_of", storage_of)
 
     def make_engine(device: Any, has_two_moments: bool) -> Any:

@@ -68,6 +68,14 @@ def cpu_function(function: Callable[..., Any]) -> Any:
     return njit(**_OPTIONS)(function)
 
 
+def object_reader(function: Callable[..., Any]) -> Any:
+    """Compile a function that reads Python objects; it keeps the GIL, so that no other thread changes them."""
+    options = {"error_model": "numpy"}
+    dispatcher = njit(**options)(function)
+    cache_state.attach(dispatcher, options)
+    return dispatcher
+
+
 def cuda_function(function: Callable[..., Any]) -> Any:
     """Compile a function that CUDA kernels call, at the call: so a kernel compiles with no GPU in the machine."""
     from numba import cuda  # costs every import a fifth of a second, and only CUDA users need it

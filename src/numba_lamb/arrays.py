@@ -2,14 +2,15 @@
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb import device as cuda_device
+from numba_lamb.layout import Layer
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 INTERFACE = "__cuda_array_interface__"
@@ -33,6 +34,8 @@ class Storage:
         ``"torch"`` or ``"cupy"`` for an array on a GPU that one of them owns.
     stream : int or None
         The stream on which an array on a GPU is ready, None if it names none.
+    on_gpu, read_only : bool
+        Whether it is an array on a GPU, and one that says that it must not be written.
     """
 
     address: int
@@ -42,6 +45,7 @@ class Storage:
     library: str | None = None
     stream: int | None = None
     on_gpu: bool = False
+    read_only: bool = False
 
     @property
     def nbytes(self) -> int:
@@ -49,9 +53,14 @@ class Storage:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
 
+def plain(array: NDArray[Any]) -> NDArray[Any]:
+    """Return `array`, or of a subclass, whose attributes may say anything, the array that it is underneath."""
+    return array if type(array) is np.ndarray else cast(NDArray[Any], np.ndarray.view(array, np.ndarray))
+
+
 def address_of(array: NDArray[Any]) -> int:
     """Return where the first element of a NumPy `array` lies."""
-    address: int = array.__array_interface__["data"][0]
+    address: int = plain(array).__array_interface__["data"][0]
     return address
 
 
@@ -70,7 +79,7 @@ def check_parameter(name: str, array: object) -> Storage:
     """Return where `array` lies if it can be updated in place, else raise an error that names the parameter."""
     what = f"parameter {name!r}"
     if isinstance(array, np.ndarray):
-        check_host(what, array)
+        array = check_host(what, array)
         if array.dtype not in DTYPES:
             raise TypeError(f"{what} must be float32 or float64 in native byte order, not {array.dtype!r}")
         if not array.flags.writeable:
@@ -78,10 +87,10 @@ def check_parameter(name: str, array: object) -> Storage:
         return Storage(address_of(array), array.shape, array.dtype)
     if type(array).__module__.startswith(("jax", "jaxlib")):
         raise TypeError(f"{what} is a JAX array, which is immutable and cannot be updated in place")
-    storage, read_only = device_storage(what, array)
+    storage = device_storage(what, array)
     if storage.dtype not in DTYPES:
         raise TypeError(f"{what} must be float32 or float64, not {storage.dtype!r}")
-    if read_only:
+    if storage.read_only:
         raise ValueError(f"{what} is read-only and cannot be updated in place")
     return storage
 
@@ -96,7 +105,7 @@ def on_device(name: str, value: object) -> Storage | None:
             return None
     except RuntimeError:
         pass  # said below, by name
-    storage, _ = device_storage(name, value)
+    storage = device_storage(name, value)
     if storage.dtype not in DTYPES:
         raise TypeError(f"{name} in device memory must be float32 or float64, not {storage.dtype}")
     return storage
@@ -111,21 +120,31 @@ def value_on_device(storage: Storage) -> float:
     return float(value)
 
 
-def check_host(what: str, array: Any) -> None:
-    """Raise unless a NumPy `array` is one that kernels can walk."""
+def check_host(what: str, array: Any) -> NDArray[Any]:
+    """Return a NumPy `array` as a plain one if kernels can walk it, else raise."""
     if isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{what} must be a numpy.ndarray, not {kind_of(array)}")
-    if not array.flags.c_contiguous:
+    own = plain(array)
+    if not own.flags.c_contiguous:
         raise ValueError(
-            f"{what} must be C-contiguous, not strides {array.strides} for shape {array.shape}; "
+            f"{what} must be C-contiguous, not strides {own.strides} for shape {own.shape}; "
             "numpy.ascontiguousarray makes a contiguous copy"
         )
-    if not array.flags.aligned:
-        raise ValueError(f"{what} must be aligned to its item size, but lies at {address_of(array):#x}")
+    if not own.flags.aligned:
+        raise ValueError(f"{what} must be aligned to its item size, but lies at {address_of(own):#x}")
+    return own
 
 
-def device_storage(what: str, array: object) -> tuple[Storage, bool]:
-    """Return where an array on a GPU lies, and whether it is read-only."""
+def check_form(what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Raise unless a gradient has the dtype and shape of its parameter."""
+    if dtype != layer.dtype:
+        raise TypeError(f"{what} must have the parameter's dtype {layer.dtype}, not {dtype}")
+    if shape != layer.shape:
+        raise ValueError(f"{what} must have the parameter's shape {layer.shape}, not {shape}")
+
+
+def device_storage(what: str, array: object) -> Storage:
+    """Return where an array on a GPU lies."""
     try:
         interface: Mapping[str, Any] | None = getattr(array, INTERFACE, None)
     except RuntimeError as error:
@@ -156,7 +175,7 @@ def device_storage(what: str, array: object) -> tuple[Storage, bool]:
     library = module if module in ("torch", "cupy") else None
     stream = interface.get("stream")
     ready = None if stream is None else cuda_device.stream_address(stream)
-    return Storage(address, shape, dtype, index, library, ready, on_gpu=True), bool(read_only)
+    return Storage(address, shape, dtype, index, library, ready, on_gpu=True, read_only=bool(read_only))
 
 
 def _is_contiguous(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:
@@ -192,6 +211,7 @@ class MemoryMap:
 
     def __init__(self, names: Sequence[str], storages: Sequence[Storage]) -> None:
         check_one_place(names, storages)
+        self._names, self._storages = names, storages
         spans = sorted(
             (storage.address, storage.address + storage.nbytes, name)
             for name, storage in zip(names, storages, strict=True)
@@ -202,6 +222,17 @@ class MemoryMap:
                 raise ValueError(f"parameters {name!r} and {other!r} share memory; each must have its own")
         self._starts = [start for start, _, _ in spans]
         self._spans = spans
+        starts, ends = (np.array([span[side] for span in spans], dtype=np.int64) for side in (0, 1))
+        self.spans = starts, ends
+        """Sorted starts and ends of the memory that is occupied."""
+
+    def moved(self, addresses: Sequence[int]) -> "MemoryMap":
+        """Return the map of the same parameters at other addresses, or raise if they share memory there."""
+        storages = [
+            replace(storage, address=address)
+            for storage, address in zip(self._storages, addresses, strict=True)
+        ]
+        return MemoryMap(self._names, storages)
 
     def owner(self, start: int, length: int) -> str | None:
         """Return the name of a parameter that lies within `length` bytes from `start`, or None."""

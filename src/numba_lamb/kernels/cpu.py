@@ -7,6 +7,7 @@ is a run of whole layers (`numba_lamb.layout.WINDOW`). Neither windows nor threa
 import math
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from numba_lamb._compile import cpu_kernel
@@ -19,26 +20,29 @@ from numba_lamb.kernels.cpu_chunks import (
     lars_update,
     shrink_weights,
 )
-from numba_lamb.kernels.cpu_sums import count_nonfinite, layer_sum, row_mean, square_sum, sum_of_layers
+from numba_lamb.kernels.cpu_sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
 from numba_lamb.kernels.intrinsics import pointer_to
-from numba_lamb.kernels.rows import ADAPT, GRADIENT, LIMIT, WEIGHTS
+from numba_lamb.kernels.rows import ADAPT, APPLIED, GRADIENT, LIMIT, WEIGHTS
 from numba_lamb.layout import CHUNK
 
 
 @cpu_kernel
-def check_gradients(addresses: Any, scalars: Any, sizes: Any, chunks: Any, found: Any) -> None:
-    """Write into `found` how many gradient values of each chunk are not finite: 4 bytes per parameter."""
+def check_gradients(addresses: Any, scalars: Any, bounds: Any, sizes: Any, chunks: Any, found: Any) -> None:
+    """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per parameter."""
     for chunk in prange(chunks.shape[0]):
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
         if addresses[layer, GRADIENT] != 0:
             position = addresses[layer, GRADIENT] + start * scalars.itemsize
             values = pointer_to(position, scalars[layer, ADAPT])
-            found[chunk] = count_nonfinite(values, min(sizes[layer] - start, CHUNK), scalars.itemsize)
+            count = min(sizes[layer] - start, CHUNK)
+            found[chunk] = count_unusable(values, count, scalars.itemsize, bounds[layer])
 
 
 @cpu_kernel
-def gradient_squares(addresses: Any, scalars: Any, sizes: Any, chunks: Any, found: Any, sums: Any) -> None:
+def gradient_squares(
+    addresses: Any, scalars: Any, bounds: Any, sizes: Any, chunks: Any, found: Any, sums: Any
+) -> None:
     """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
     for chunk in prange(chunks.shape[0]):
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
@@ -49,9 +53,10 @@ def gradient_squares(addresses: Any, scalars: Any, sizes: Any, chunks: Any, foun
             values = pointer_to(addresses[layer, GRADIENT] + start * scalars.itemsize, scalars[layer, ADAPT])
             squares = square_sum(values, count, scalars.itemsize)
             sums[chunk, 1] = squares
-            # No value can be infinite or NaN where the sum is neither.
-            if not math.isfinite(squares):
-                found[chunk] = count_nonfinite(values, count, scalars.itemsize)
+            # No value can be infinite, NaN or beyond the bound where the sum is not.
+            bound = np.float64(bounds[layer])
+            if not (math.isfinite(squares) and squares <= bound * bound):
+                found[chunk] = count_unusable(values, count, scalars.itemsize, bounds[layer])
 
 
 @cpu_kernel
@@ -146,3 +151,20 @@ def lars_step(
             lars_ratio(layer, addresses, scalars, settings, rates, first_chunk, sums, norms, scales)
         for chunk in prange(first_chunk[begin], first_chunk[end]):
             lars_update(chunk, addresses, scalars, sizes, chunks, first_row, row_lengths, means, scales)
+
+
+@cpu_kernel
+def count_layers(addresses: Any, steps: Any, updated: Any) -> None:
+    """Count the step of every layer that has a gradient."""
+    for layer in range(steps.shape[0]):
+        if addresses[layer, GRADIENT] != 0:
+            steps[layer] += 1
+            updated[layer] = True
+
+
+@cpu_kernel
+def count_step(counts: Any, norm: Any, shown: Any) -> None:
+    """Count a step that was applied, and show its gradients' norm: the last that a step does."""
+    counts[APPLIED] += 1
+    for k in range(shown.shape[0]):
+        shown[k] = norm[k]

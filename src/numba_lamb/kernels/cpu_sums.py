@@ -82,13 +82,13 @@ def sum_of_layers(squares: Any) -> Any:
 
 
 @cpu_function
-def count_nonfinite(values: Any, count: Any, itemsize: Any) -> Any:
-    """Return how many of `count` values are infinite or NaN."""
+def count_unusable(values: Any, count: Any, itemsize: Any, bound: Any) -> Any:
+    """Return how many of `count` gradient values are infinite, NaN or beyond `bound`."""
     found = np.int32(0)
     for first in range(0, count, LANES):
         fetch_ahead(values, first, itemsize)
         for i in range(first, min(first + LANES, count)):
-            found += np.int32(not math.isfinite(values[i]))
+            found += np.int32(not rules.is_usable(values[i], bound))
     return found
 
 

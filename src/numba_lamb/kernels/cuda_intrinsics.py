@@ -67,6 +67,18 @@ def zero_like(typingctx: Any, pointer: Any) -> Any:
     return pointer.dtype(pointer), codegen
 
 
+@intrinsic  # type: ignore[untyped-decorator]
+def cast_like(typingctx: Any, pointer: Any, value: Any) -> Any:
+    """Return a float64 `value` in the type that `pointer` points to, rounded to nearest."""
+    if not (isinstance(pointer, types.CPointer) and value == types.float64):
+        raise TypingError(f"cast_like takes a pointer and a float64, not {pointer}, {value}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.cast(builder, args[1], value, pointer.dtype)
+
+    return pointer.dtype(pointer, value), codegen
+
+
 def _quad(builder: Any, pointer: Any, index: Any, element: Any) -> Any:
     vector = ir.VectorType(element, 4).as_pointer()
     place = builder.bitcast(builder.gep(pointer, [index]), vector)

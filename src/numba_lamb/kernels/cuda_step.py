@@ -8,7 +8,7 @@ import numpy as np
 from numba_lamb._compile import cuda_function
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.kernels.cuda_intrinsics import load_rows, multiply, pointer_to, zero_like
+from numba_lamb.kernels.cuda_intrinsics import cast_like, load_rows, multiply, pointer_to, zero_like
 from numba_lamb.kernels.cuda_warp import (
     QUAD,
     WARP,
@@ -22,13 +22,13 @@ from numba_lamb.kernels.cuda_warp import (
     is_stopped,
     longs,
     may_vectorize,
-    nonfinite_values,
     rules,
     scaled,
     setting,
     store,
     this_lane,
     this_warp,
+    unusable_values,
     values,
     widened,
 )
@@ -144,8 +144,18 @@ def open_part(book: Any) -> None:
 
 
 @cuda_function
+def loss_scale_of(book: Any) -> Any:
+    """Return what gradients were multiplied by."""
+    loss_scale = doubles(book, at.CONSTANTS)[at.LOSS_SCALE]
+    given = book[at.GRAD_SCALE]
+    if given != 0:
+        loss_scale *= np.float64(pointer_to(given, np.float32(0))[0])
+    return loss_scale
+
+
+@cuda_function
 def check_gradient(book: Any, scalars: Any, chunk: Any) -> None:
-    """Count the values of one chunk that are not finite, and add up their squares, where its layer asks for it."""
+    """Count the values of one chunk that cannot be used, and add up their squares, where its layer asks for it."""
     layer, start = longs(book, at.CHUNKS)[2 * chunk], longs(book, at.CHUNKS)[2 * chunk + 1]
     zero = zero_like(scalars)
     gradient = address_of(book, layer, rows.GRADIENT)
@@ -153,15 +163,17 @@ def check_gradient(book: Any, scalars: Any, chunk: Any) -> None:
     checked, clipped = setting(book, layer, rows.CHECKED) != 0, setting(book, layer, rows.LIMIT) > 0
     last = last if gradient != 0 and (checked or clipped) else start
     g = pointer_to(gradient, zero)
+    most, limit = setting(book, layer, rows.BOUND), setting(book, layer, rows.LIMIT)
+    largest = doubles(book, at.CONSTANTS)[at.LARGEST]
+    bound = cast_like(scalars, rules.raw_bound(most, limit, loss_scale_of(book), largest))
     bad = 0
     a = b = c = d = 0.0
     for row in range(start, last, 4 * LANES):
         i = row + QUAD * this_lane()
         whole = may_vectorize(gradient) and row + 4 * LANES <= last
         one, two, three, four = load_rows((g,), 4, i, LANES, last, whole)
-        bad += (
-            nonfinite_values(one) + nonfinite_values(two) + nonfinite_values(three) + nonfinite_values(four)
-        )
+        bad += unusable_values(one, bound) + unusable_values(two, bound)
+        bad += unusable_values(three, bound) + unusable_values(four, bound)
         if clipped:
             a, b, c, d = add_squares(
                 add_squares(add_squares(add_squares((a, b, c, d), one), two), three), four
@@ -213,10 +225,7 @@ def scale_gradients(book: Any, scalars: Any) -> None:
     """Write what gradients are multiplied by, a layer to a thread."""
     layer = this_warp() * WARP + this_lane()
     if layer < book[at.LAYERS]:
-        loss_scale = doubles(book, at.CONSTANTS)[at.LOSS_SCALE]
-        given = book[at.GRAD_SCALE]
-        if given != 0:
-            loss_scale *= np.float64(pointer_to(given, np.float32(0))[0])
+        loss_scale = loss_scale_of(book)
         clip = doubles(book, at.CLIP)
         norm = rules.gradient_norm(clip[at.CLIP_SUM], loss_scale)
         if layer == 0:

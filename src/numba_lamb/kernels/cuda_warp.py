@@ -6,7 +6,6 @@ chunk hold zeros, and zeros stay zeros through every rule, so that sums need no 
 No variable that is a tuple is assigned in two places or carried round a loop: NVVM before 13.4 never ends on one.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -194,13 +193,13 @@ def scaled(g: Any, scale: Any) -> Any:
 
 
 @cuda_function
-def nonfinite_values(g: Any) -> Any:
-    """Return how many values of a quad are infinite or NaN."""
+def unusable_values(g: Any, bound: Any) -> Any:
+    """Return how many gradient values of a quad are infinite, NaN or beyond `bound`."""
     return (
-        np.int64(not math.isfinite(g[0]))
-        + np.int64(not math.isfinite(g[1]))
-        + np.int64(not math.isfinite(g[2]))
-        + np.int64(not math.isfinite(g[3]))
+        np.int64(not rules.is_usable(g[0], bound))
+        + np.int64(not rules.is_usable(g[1], bound))
+        + np.int64(not rules.is_usable(g[2], bound))
+        + np.int64(not rules.is_usable(g[3], bound))
     )
 
 

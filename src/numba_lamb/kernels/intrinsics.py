@@ -24,8 +24,8 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def pointer_to(typingctx: Any, address: Any, like: Any) -> Any:
     """Return the integer `address` as a pointer to values of the type of `like`."""
-    if not (isinstance(address, types.Integer) and isinstance(like, types.Float)):
-        raise TypingError(f"pointer_to takes an integer address and a float, not {address}, {like}")
+    if not (isinstance(address, types.Integer) and isinstance(like, types.Number)):
+        raise TypingError(f"pointer_to takes an integer address and a number, not {address}, {like}")
     result = types.CPointer(like)
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

@@ -11,14 +11,14 @@ The twins of a kernel give the same bits, so the choice is about time and safety
 import os
 import sys
 import threading
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numba
 
 from numba_lamb._compile import Kernel
-
-PARALLEL_FROM = 16
-"""Chunks from which threads are used: below it, waking them costs more than they save."""
+from numba_lamb.kernels.program import PARALLEL_FROM, Program, run_in_order
 
 _lock = threading.Lock()
 _serial_only = False
@@ -84,5 +84,34 @@ def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -
         numba.set_num_threads(threads)
         try:
             kernel.parallel(*arguments)
+        finally:
+            numba.set_num_threads(before)
+
+
+def commit(
+    programs: Sequence[Program],
+    between: Sequence[Callable[[], Any]],
+    last: Program,
+    num_threads: int | None,
+) -> None:
+    """Run programs, what is `between` and the `last` program: all or, if this is interrupted at any time, nothing.
+
+    What is between must run no Python.
+    """
+    threads = thread_count(num_threads)
+    threaded = threads > 1 and not _serial_only and any(program.is_threaded for program in programs)
+    calls = [
+        *chain.from_iterable(program.bound(threaded) for program in programs),
+        *between,
+        *last.bound(False),
+    ]
+    if not threaded:
+        run_in_order(calls)
+        return
+    with _lock:
+        before = numba.get_num_threads()
+        numba.set_num_threads(threads)
+        try:
+            run_in_order(calls)
         finally:
             numba.set_num_threads(before)

@@ -36,4 +36,10 @@ DECAYED, OUTSIDE, SIGN, CHECKED, LIMIT = range(5)
 EPSILON, FIRST_DECAY, SECOND_DECAY, CORRECTED, RATE_CORRECTION, WEIGHT_LIMIT, LEAST, MOST = range(5, 13)
 # Lars: GUARD is one of `numba_lamb.numerics.rules`; RATE_INSIDE puts the rate into the momentum buffer.
 COEFFICIENT, CLIP, RATE_INSIDE, GUARD = range(13, 17)
-SETTINGS = 17
+# What a gradient without loss scale may be at most, where it is CHECKED.
+BOUND = 17
+SETTINGS = 18
+
+# What became of the steps so far (int64).
+APPLIED, SKIPPED = range(2)
+COUNTS = 2

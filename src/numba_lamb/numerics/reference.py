@@ -32,6 +32,18 @@ def clipped(
     return [None if g is None else factor * np.asarray(g, dtype=np.float64) for g in gradients]
 
 
+def usable(
+    gradients: Iterable[ArrayLike | None], bound: float, loss_scale: float = 1.0, clips_below: bool = False
+) -> bool:
+    """Return whether a step may be taken: all gradients are finite, and none can make its moment overflow.
+
+    `bound` is what one may be without the loss scale; one that is clipped to less than that may be any number.
+    """
+    given = [np.asarray(g, dtype=np.float64) for g in gradients if g is not None]
+    finite = all(np.isfinite(g).all() for g in given)
+    return bool(finite and (clips_below or all((np.abs(g) / loss_scale <= bound).all() for g in given)))
+
+
 class LambStep(NamedTuple):
     """What one LAMB step makes of one layer."""
 

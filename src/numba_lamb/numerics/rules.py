@@ -20,6 +20,10 @@ norm of gradients n   raw squares by chunk and layer as above; layer ``k`` of a 
                       ``1/loss_scale``
 ``rescale``           ``min(max_grad_norm/n, 1) / loss_scale`` in float64, cast once; ``g`` enters as
                       ``rescale*g``, a product rounded on its own
+usable gradient       ``|g/loss_scale| <= bound``: LAMB 2^63 in float32 and 2^511 in float64, whose squares' mean
+                      stays finite; Momentum and LARS half of ``(1-momentum)`` times the largest number, that
+                      itself where the momentum is 1 or more, and in float64 at most 2^480, of which 2^63 squares
+                      have a finite sum; where ``max_grad_norm <= bound``, any finite one
 row mean              element ``j`` of a row to lane ``j % 128`` in float64, then the lane tree; cast once
 ``lr * r``            float64, cast once
 ====================  ==========================================================================
@@ -135,6 +139,33 @@ def clipped_ratio(ratio: Any, rate: Any) -> Any:
     if ratio == 0:
         return 0.0
     return ratio / rate
+
+
+def second_moment_bound(largest: Any) -> Any:
+    """``2^k <= sqrt(largest)/2``: no mean of squares up to it, and no corrected one, leaves the dtype; float64."""
+    return 2.0 ** (math.frexp(largest)[1] // 2 - 1)
+
+
+def momentum_bound(largest: Any, momentum: Any) -> Any:
+    """``(1-momentum)*largest/2``: no sum with these weights leaves the dtype; `largest` from momentum 1 on.
+
+    At most 2^480, so that the norm of a layer's gradient is finite.
+    """
+    if momentum < 1:
+        largest = (1.0 - momentum) * largest / 2.0
+    return min(largest, 2.0**480)
+
+
+def raw_bound(bound: Any, limit: Any, loss_scale: Any, largest: Any) -> Any:
+    """Return what a raw gradient may be, whose clip to `limit` (0 for none) and loss scale are still to come."""
+    if 0 < limit <= bound:
+        return largest
+    return min(bound * loss_scale, largest)
+
+
+def is_usable(g: Any, bound: Any) -> Any:
+    """Return whether a raw gradient is finite and keeps the moments so; no NaN is."""
+    return abs(g) <= bound
 
 
 def gradient_norm(total: Any, loss_scale: Any) -> Any:

@@ -7,9 +7,9 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.gradients import GradientReader
+from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
-from numba_lamb.layout import FlatLayout
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import Rate
 
@@ -35,8 +35,14 @@ class Gradients(Protocol):
     def complete(self) -> bool:
         """Whether the last update had a gradient for every layer."""
 
-    def update(self, gradients: Any) -> Sequence[Any]:
-        """Write the addresses of `gradients`, 0 for None; return them by layer, to be held while they are used."""
+    def ordered(self, gradients: Any) -> Sequence[Any]:
+        """Return `gradients` by layer, to be held while they are used; this may run code of the user's own."""
+
+    def update(self, gradients: Any) -> None:
+        """Write the addresses of the parameters and of what `ordered` returned; raise if one does not fit."""
+
+    def producers(self, gradients: Sequence[Any]) -> set[int]:
+        """Return the streams on which gradients that were read last say that they are ready."""
 
 
 class Subject(Protocol):
@@ -95,8 +101,10 @@ class Backend(ABC):
 
     nonfinite: Literal["raise", "skip"]
     """What is done about a gradient that is not finite unless the user says otherwise."""
-    reader: GradientReader
-    """Tells where gradients lie."""
+
+    @abstractmethod
+    def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
+        """Return what says where these parameters and their gradients lie."""
 
     @abstractmethod
     def new_part(

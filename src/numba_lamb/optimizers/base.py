@@ -5,7 +5,7 @@ gradients, and only then lets the kernels write. Whatever can be refused is refu
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.arrays import MemoryMap
-from numba_lamb.gradients import GradientTable
+from numba_lamb.gradients import GradientTable, WeightTable
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer
@@ -23,6 +23,7 @@ from numba_lamb.optimizers.live import KEYS, LiveGroups
 from numba_lamb.optimizers.parts import Part, view_of
 from numba_lamb.optimizers.state import check_state
 from numba_lamb.rates import Rate, RateLike
+from numba_lamb.step_lock import step_lock
 
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
@@ -73,6 +74,7 @@ class Optimizer(ABC):
         self._groups = LiveGroups(learning_rate, weight_decay)
         self._decay_filter = decay_filter
         self._backend = choose_backend(found.parameters, num_threads, capture_steps)
+        self._lock = step_lock()
         self._nonfinite: Nonfinite = nonfinite or self._backend.nonfinite
         self._parts: list[Part] = []
         self._parameters: list[Parameter] = []
@@ -135,12 +137,10 @@ class Optimizer(ABC):
         self._arrays = [parameter.array for parameter in parameters]
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
-        self._gradients = GradientTable(
-            layout.layers,
-            memory,
-            [(part.addresses[:, rows.GRADIENT], row) for part, row in slots],
-            self._backend.reader,
-        )
+        reader = self._backend.new_reader(layout.layers, self._arrays)
+        columns = [(part.addresses, part.indices) for part in parts]
+        weights = WeightTable(layout.layers, memory, _columns(columns, rows.WEIGHTS), reader)
+        self._gradients = GradientTable(layout.layers, _columns(columns, rows.GRADIENT), reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
         self._backend.placed(self)
@@ -175,14 +175,14 @@ class Optimizer(ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_copyable()
-        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized", "_arrays")
+        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized", "_arrays", "_lock")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
         return {**kept, "_saved": [part.saved() for part in self._parts]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Addresses are those of the original's arrays: everything that holds them is made anew.
         saved = state.pop("_saved")
-        vars(self).update(state, _parts=[])
+        vars(self).update(state, _parts=[], _lock=step_lock())
         self._place([parameter.found_again() for parameter in self._parameters])
         for part, values in zip(self._parts, saved, strict=True):
             part.restore(values)
@@ -248,12 +248,14 @@ class Optimizer(ABC):
             If a gradient is infinite or NaN, or the norm to be clipped is, and `nonfinite` is ``"raise"``;
             nothing has changed then.
         """
-        self._apply(gradients, stream)
+        with self._lock:
+            self._apply(gradients, stream)
 
     def __call__(self, gradients: Gradients, stream: object = None) -> tuple[bool, ...]:
         """Take a `step` and return for each parameter whether it was updated; on a GPU, whether it was queued."""
-        applied = self._apply(gradients, stream)
-        return tuple(applied and given for given in self._gradients.given())
+        with self._lock:
+            applied = self._apply(gradients, stream)
+            return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
         self._groups.check()
@@ -379,3 +381,9 @@ class Optimizer(ABC):
             setattr(self, f"_{name}", number)
         for part in self._parts:
             self._tell(part)
+
+
+def _columns(
+    tables: Sequence[tuple[NDArray[np.int64], list[int]]], column: int
+) -> list[tuple[NDArray[np.int64], list[int]]]:
+    return [(table[:, column], indices) for table, indices in tables]

@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from numba_lamb.gradients import HostGradients
+from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
+from numba_lamb.host_reader import HostReader
 from numba_lamb.kernels import rows
-from numba_lamb.layout import FlatLayout
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers import cpu_step
 from numba_lamb.optimizers.backend import Backend, Subject, named_stats
 from numba_lamb.optimizers.cpu_part import CpuPart
@@ -25,11 +26,12 @@ class CpuBackend(Backend):
 
     def __init__(self, num_threads: int | None) -> None:
         self.nonfinite = "raise"
-        self.reader = HostGradients()
         self._num_threads = num_threads
-        self._applied = 0
-        self._skipped = 0
-        self._grad_norm: float | None = None
+        self._counters = cpu_step.Counters()
+
+    def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
+        """Return what says where these parameters and their gradients lie."""
+        return HostReader(layers, arrays)
 
     def new_part(
         self,
@@ -49,11 +51,11 @@ class CpuBackend(Backend):
 
     def counters(self) -> tuple[int, int]:
         """Return how many steps were applied and how many skipped."""
-        return self._applied, self._skipped
+        return self._counters.applied, self._counters.skipped
 
     def set_counters(self, applied: int, skipped: int) -> None:
         """Set what `counters` returns."""
-        self._applied, self._skipped, self._grad_norm = applied, skipped, None
+        self._counters.reset(applied, skipped)
 
     def stats(self, optimizer: Subject) -> dict[str, float]:
         """Return the optimizer's statistics by name."""
@@ -61,7 +63,7 @@ class CpuBackend(Backend):
             id(part): (part.norms, part.updated, part.scalars[:, rows.ADAPT])
             for part in self._cpu_parts(optimizer)
         }
-        return named_stats(optimizer._quantities, optimizer._slots, written, self._grad_norm)
+        return named_stats(optimizer._quantities, optimizer._slots, written, self._counters.grad_norm)
 
     def _cpu_parts(self, optimizer: Subject) -> list[CpuPart]:
         return [part for part in optimizer._parts if isinstance(part, CpuPart)]
@@ -73,40 +75,35 @@ class CpuBackend(Backend):
         parts = self._cpu_parts(optimizer)
         rates = self._values(optimizer, parts, "lr")
         decays = self._values(optimizer, parts, "weight_decay")
-        for array in optimizer._arrays:
-            if not array.flags.writeable:
-                name = next(p.name for p in optimizer._parameters if p.array is array)
-                raise ValueError(f"parameter {name!r} became read-only and cannot be updated in place")
-        # Held by name until the kernels are done: a generator's arrays are held by nobody else.
-        held = optimizer._gradients.update(gradients)
+        held = optimizer._gradients.ordered(gradients)
+        # Schedules and what gives the gradients are the user's code; from here on none runs.
+        optimizer._gradients.update(held)
         for part in parts:
+            common = part.common_step()
             # Corrected rates are multiplied where they stand, and decay outside the direction depends on the rate.
             if part.corrects_rates or (rates, decays) != (part.written_rates, part.written_decays):
+                part.forget_written()
                 part.write_rates(np.array(rates)[part.group_of])
                 part.write_decays(np.array(decays)[part.group_of])
                 part.written_rates, part.written_decays = rates, decays
             if optimizer._has_two_moments:
-                part.write_corrections()
+                part.write_corrections(common)
         passed, norm = cpu_step.inspect(parts, optimizer._nonfinite, optimizer._loss_scale, self._num_threads)
-        if not passed:
-            self._skipped += 1
-            return False
-        for part in parts:
-            cpu_step.run(part, optimizer._has_two_moments, self._num_threads)
+        if passed:
+            cpu_step.commit(parts, optimizer._has_two_moments, self._counters, norm, self._num_threads)
+        else:
+            self._counters.skip()
         del held
-        for part in parts:
-            part.count_step(optimizer._gradients.complete)
-        self._grad_norm = norm
-        self._applied += 1
-        return True
+        return passed
 
     def _values(self, optimizer: Subject, parts: Sequence[CpuPart], key: str) -> list[float]:
-        values = optimizer._groups.values(key, self._applied)
+        applied = self._counters.applied
+        values = optimizer._groups.values(key, applied)
         for part in parts:
             if max(values) > part.largest and max(values[k] for k in part.group_of) > part.largest:
                 index = max(part.group_of.tolist(), key=values.__getitem__)
                 raise ValueError(
-                    f"{key!r} of group {index} at step {self._applied} is {values[index]!r}, "
+                    f"{key!r} of group {index} at step {applied} is {values[index]!r}, "
                     f"more than the {part.dtype} of its parameters can hold"
                 )
         return values

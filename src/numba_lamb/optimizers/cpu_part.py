@@ -8,10 +8,14 @@ from numpy.typing import NDArray
 
 from numba_lamb.arrays import address_of, aligned_zeros
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import cpu, launch, rows
+from numba_lamb.kernels import cpu, rows
+from numba_lamb.kernels.program import Program, Work
 from numba_lamb.layout import FlatLayout
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.parts import Part
+
+MOST_STEPS = 2**62
+"""What a layer's step count must be less than."""
 
 
 class CpuPart(Part):
@@ -39,10 +43,14 @@ class CpuPart(Part):
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.bool_)
         self.forget_written()
+        self._program: Program | None = None
+        self._program_of: tuple[bool, bool] | None = None
         self.sums = np.zeros((chunks, 2))
         self.norms = np.zeros((count, rows.NORMS))
         self.scales = np.zeros((count, rows.SCALES), dtype=dtype)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)
+        self.bounds = np.zeros(count, dtype=dtype)
+        self._bounds_of: float | None = None
         self.squares = np.zeros(count)
         self.total = np.zeros(1)
         self._state: dict[str, NDArray[Any]] = {}
@@ -69,15 +77,38 @@ class CpuPart(Part):
         self.forget_written()
 
     def forget_written(self) -> None:
-        """Have the next step write its rates and decays anew, and look at the layers' steps again."""
-        self.written_rates: list[float] = []
-        self.written_decays: list[float] = []
-        self.find_common_step()
+        """Have the next step write rates and decays anew."""
+        self.written_rates: list[float] | None = None
+        self.written_decays: list[float] | None = None
 
-    def find_common_step(self) -> None:
-        """Look at the layers' steps again, which somebody may have written to."""
-        first = int(self.steps[0])
-        self.common_step: int | None = first if (self.steps == first).all() else None
+    def use_steps(self, steps: NDArray[Any]) -> None:
+        """Have the layers' steps counted in an array of somebody else's."""
+        self.steps, self._program = steps, None
+
+    def common_step(self) -> int | None:
+        """Return the step count that all layers have, None if they differ; raise if one is no count."""
+        first = self.steps[0]
+        alike = bool((self.steps == first).all())
+        # NaN is no count either, and unlike itself.
+        if not (alike and 0 <= first < MOST_STEPS) and not _are_counts(self.steps):
+            wrong = next(k for k, count in enumerate(self.steps) if not _are_counts(np.array([count])))
+            raise ValueError(
+                f"step count of parameter {self.layers[wrong].name!r} must be a whole number from 0 to 2**62, "
+                f"got {self.steps[wrong].item()!r}"
+            )
+        return int(first) if alike else None
+
+    def settle(self) -> None:
+        """Recompute what is derived from `settings`; call after writing to it."""
+        super().settle()
+        self._bounds_of = None
+
+    def find_bounds(self, loss_scale: float) -> None:
+        """Write what each layer's gradients may be at most, as they are given."""
+        if loss_scale != self._bounds_of:
+            self._bounds_of = None
+            self.bounds[:] = self.raw_bounds(loss_scale)
+            self._bounds_of = loss_scale
 
     def write_rates(self, rates: NDArray[np.float64]) -> None:
         """Write each layer's learning rate."""
@@ -92,11 +123,14 @@ class CpuPart(Part):
             decays = np.where(outside, 0.0, decays)
         self.scalars[:, rows.DECAY] = decays
 
-    def write_corrections(self) -> None:
-        """Write the bias corrections of LAMB's layers for their next steps, and correct rates that ask for it."""
+    def write_corrections(self, common: int | None) -> None:
+        """Write the bias corrections of LAMB's layers for their next steps, and correct rates that ask for it.
+
+        `common` is what `common_step` returned.
+        """
         columns = self.settings[:, rows.FIRST_DECAY : rows.RATE_CORRECTION + 1]
-        if self.common_step is not None and self.corrects_alike:
-            found = _corrections((*columns[0].tolist(), self.common_step + 1))
+        if common is not None and self.corrects_alike:
+            found = _corrections((*columns[0].tolist(), common + 1))
             self.scalars[:, rows.CORRECTION1] = found[0]
             self.scalars[:, rows.CORRECTION2] = found[1]
             if found[2] != 1.0:
@@ -115,35 +149,51 @@ class CpuPart(Part):
         if self.corrects_rates:
             self.rates *= found_of[:, 2]
 
-    def count_step(self, complete: bool) -> None:
-        """Count a step of the layers that had a gradient, which are all where `complete`."""
-        if complete and self.common_step is not None:
-            self.steps += 1
-            self.updated[:] = True
-            self.common_step += 1
-        else:
-            active = self.addresses[:, rows.GRADIENT] != 0
-            self.steps += active
-            self.updated |= active
-            self.find_common_step()
-
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`, and space for the means."""
         super().centralize(groups)
         self.means = np.zeros(len(self.row_table), dtype=self.dtype)
-        table = self.table
-        self.step_tables = (
-            *(self.addresses, self.scalars, self.settings, self.rates),
+        # What centralization multiplies each layer's gradient and weights by.
+        self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)
+        self._program = None
+
+    def prepare_rows(self, has_two_moments: bool) -> None:
+        """Write what the row means of this step are made with, once gradients' factors are known."""
+        if len(self.row_table):
+            self.prepared[:, 0] = self.scalars[:, rows.RESCALE]
+            # LAMB centralizes the gradient itself, with no decay in it.
+            self.prepared[:, 1] = 0 if has_two_moments else self.scalars[:, rows.DECAY]
+
+    def program(self, has_two_moments: bool) -> Program:
+        """Return a step of this part, to its counts: Lamb's layers have two moments, those of Lars one."""
+        key = has_two_moments, self.shrinks
+        if self._program is None or key != self._program_of:
+            self._program, self._program_of = Program(self._work(has_two_moments)), key
+        return self._program
+
+    def _work(self, has_two_moments: bool) -> list[Work]:
+        table, addresses, scalars = self.table, self.addresses, self.scalars
+        chunks = len(table.chunks)
+        work = []
+        if self.shrinks:
+            work.append(Work(cpu.decay_weights, chunks, (addresses, scalars, table.sizes, table.chunks)))
+        if len(self.row_table):
+            arguments = (addresses, self.prepared, self.row_table, self.row_lengths, self.means)
+            work.append(Work(cpu.row_means, chunks, arguments))
+        tables = (
+            *(addresses, scalars, self.settings, self.rates),
             *(table.sizes, table.first_chunk, table.chunks, table.windows),
             *(self.first_row, self.row_lengths, self.means),
             *(self.sums, self.norms, self.scales),
         )
-        """What the kernels of a step read and write, in their order."""
+        work.append(Work(cpu.lamb_step if has_two_moments else cpu.lars_step, chunks, tables))
+        work.append(Work(cpu.count_layers, 0, (addresses, self.steps, self.updated)))
+        return work
 
-    def update_row_means(self, prepared: NDArray[Any], num_threads: int | None) -> None:
-        """Compute the row means of centralized layers; `prepared` has each layer's gradient and weight factor."""
-        arguments = (self.addresses, prepared, self.row_table, self.row_lengths, self.means)
-        launch.run(cpu.row_means, len(self.table.chunks), num_threads, *arguments)
+
+def _are_counts(steps: NDArray[Any]) -> bool:
+    """Return whether these can be step counts."""
+    return bool(((steps >= 0) & (steps < MOST_STEPS) & (steps == np.floor(steps))).all())
 
 
 def _corrections(key: Sequence[Any]) -> tuple[float, float, float]:

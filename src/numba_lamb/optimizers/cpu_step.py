@@ -1,13 +1,63 @@
 """The phases of a step on the CPU that every kind of optimizer has, once rates and gradients are known."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from numba_lamb.kernels import cpu, launch, rows
+from numba_lamb.kernels.program import Program, Work
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers import inspection
 from numba_lamb.optimizers.cpu_part import CpuPart
+
+
+class Counters:
+    """How many steps were applied and skipped, and the norm of the last one's gradients.
+
+    A step's last kernel writes them, so that they always say what weights and moments are of.
+    """
+
+    def __init__(self) -> None:
+        self._counts = np.zeros(rows.COUNTS, dtype=np.int64)
+        # Whether there is a norm, and that: of the step that is being taken, and of the last one.
+        self._norm, self._shown = np.zeros((2, 2))
+        self._program: Program | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A program is bound to these arrays, of which a copy has its own.
+        return {**vars(self), "_program": None}
+
+    @property
+    def applied(self) -> int:
+        """Steps applied."""
+        return int(self._counts[rows.APPLIED])
+
+    @property
+    def skipped(self) -> int:
+        """Steps left out."""
+        return int(self._counts[rows.SKIPPED])
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of the last step's gradients, None if none were clipped."""
+        return float(self._shown[1]) if self._shown[0] else None
+
+    def reset(self, applied: int, skipped: int) -> None:
+        """Set the counts, and forget the norm."""
+        self._counts[:] = applied, skipped
+        self._shown[:] = 0
+
+    def skip(self) -> None:
+        """Count a step that is left out."""
+        self._counts[rows.SKIPPED] += 1
+
+    def program(self, norm: float | None) -> Program:
+        """Return what counts a step whose gradients have this norm."""
+        self._norm[:] = norm is not None, norm or 0.0
+        if self._program is None:
+            self._program = Program([Work(cpu.count_step, 0, (self._counts, self._norm, self._shown))])
+        return self._program
 
 
 def inspect(
@@ -28,7 +78,7 @@ def inspect(
         for part in parts:
             _write_rescale(part, norm, loss_scale)
     elif any(part.checks for part in parts):
-        inspection.look_over(parts, num_threads)
+        inspection.look_over(parts, loss_scale, num_threads)
     if not any(part.checks for part in parts):
         return True, norm
     watched = norm if any(part.checks and part.clips for part in parts) else None
@@ -42,17 +92,32 @@ def _write_rescale(part: CpuPart, norm: float, loss_scale: float) -> None:
     part.scalars[:, rows.RESCALE] = part.settings[:, rows.SIGN] * (factors / loss_scale)
 
 
-def run(part: CpuPart, has_two_moments: bool, num_threads: int | None) -> None:
-    """Update the layers of one part: Lamb has two moments, Lars and Momentum have one."""
-    table, scalars = part.table, part.scalars
-    chunks = len(table.chunks)
-    if part.shrinks:
-        launch.run(cpu.decay_weights, chunks, num_threads, part.addresses, scalars, table.sizes, table.chunks)
-    if len(part.row_table):
-        factors = scalars[:, [rows.RESCALE, rows.DECAY]]
-        if has_two_moments:
-            # LAMB centralizes the gradient itself, with no decay in it.
-            factors[:, 1] = 0
-        part.update_row_means(np.ascontiguousarray(factors), num_threads)
-    kernel = cpu.lamb_step if has_two_moments else cpu.lars_step
-    launch.run(kernel, chunks, num_threads, *part.step_tables)
+def commit(
+    parts: Sequence[CpuPart],
+    has_two_moments: bool,
+    counters: Counters,
+    norm: float | None,
+    num_threads: int | None,
+    between: Sequence[Callable[[], Any]] = (),
+) -> None:
+    """Update and count all layers: whole, or, if this is interrupted, not at all.
+
+    Parameters
+    ----------
+    parts : sequence of CpuPart
+        The layers; Lamb's have two moments, those of Lars and Momentum one.
+    has_two_moments : bool
+        Which of them these are.
+    counters : Counters
+        What is counted in.
+    norm : float or None
+        That of the gradients, if they are clipped.
+    num_threads : int or None
+        CPU threads.
+    between : sequence of callable
+        What else belongs to the update, and runs no Python.
+    """
+    for part in parts:
+        part.prepare_rows(has_two_moments)
+    programs = [part.program(has_two_moments) for part in parts]
+    launch.commit(programs, between, counters.program(norm), num_threads)

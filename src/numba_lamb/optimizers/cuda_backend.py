@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb import device as cuda
-from numba_lamb.gradients import DeviceGradients
+from numba_lamb.device_reader import DeviceReader
+from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
-from numba_lamb.layout import FlatLayout
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers import inspection
 from numba_lamb.optimizers.backend import Backend, Subject
 from numba_lamb.optimizers.cuda_part import CudaPart
@@ -57,7 +58,6 @@ class CudaBackend(Backend):
             raise TypeError(f"capture_steps must be an int or None, not {type(capture_steps).__name__}")
         if capture_steps is not None and capture_steps < 1:
             raise ValueError(f"capture_steps must be at least 1, not {capture_steps}")
-        self.reader = self._gradients = DeviceGradients(index)
         self._library = library
         self._device = cuda.open_device(index)
         self._held: deque[tuple[cuda.Event, Any]] = deque()
@@ -77,6 +77,10 @@ class CudaBackend(Backend):
             self._clips = Snapshots(self._device, self._clip.address, np.zeros(at.CLIP_FIELDS))
             self._progress = Progress(self._device, self._control.address)
             self._rates = CudaRates(self._device, self._progress, capture_steps)
+
+    def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
+        """Return what says where these parameters and their gradients lie."""
+        return DeviceReader(layers, arrays, self._device.index)
 
     def check_copyable(self) -> None:
         """Raise: the arrays of a copy would be somewhere else."""
@@ -141,11 +145,13 @@ class CudaBackend(Backend):
             capturing = self._device.is_capturing(target)
             if capturing and optimizer._nonfinite == "raise":
                 raise RuntimeError('a step with nonfinite="raise" waits for the GPU and cannot be captured')
-            held = optimizer._gradients.update(gradients)
-            kernels = self._prepare(optimizer, capturing)
             self._rates.evaluate(capturing)
+            held = optimizer._gradients.ordered(gradients)
+            # Schedules and what gives the gradients are the user's code; from here on none runs.
+            optimizer._gradients.update(held)
+            kernels = self._prepare(optimizer, capturing)
             # What can be refused was refused; from here on work is queued.
-            self._order(self._gradients.producers(optimizer.layout.layers, held), target, capturing)
+            self._order(optimizer._gradients.producers(held), target, capturing)
             self._rates.send(target, capturing)
             for part in self._parts:
                 if capturing:

@@ -16,11 +16,12 @@ Looked: TypeAlias = tuple[Part, NDArray[np.int32], NDArray[np.float64]]
 """A part with the count of values that are not finite in each chunk, and each layer's sum of squares."""
 
 
-def look_over(parts: Sequence[CpuPart], num_threads: int | None) -> None:
-    """Count the values that are not finite, in layers where they must be."""
+def look_over(parts: Sequence[CpuPart], loss_scale: float, num_threads: int | None) -> None:
+    """Count the values that cannot be used, in layers where all must be."""
     for part in parts:
-        arguments = (part.addresses, part.scalars, part.table.sizes, part.table.chunks, part.nonfinite)
-        launch.run(cpu.check_gradients, len(part.table.chunks), num_threads, *arguments)
+        part.find_bounds(loss_scale)
+        tables = part.addresses, part.scalars, part.bounds, part.table.sizes, part.table.chunks
+        launch.run(cpu.check_gradients, len(part.table.chunks), num_threads, *tables, part.nonfinite)
         _forgive(part)
 
 
@@ -28,8 +29,11 @@ def measure(parts: Sequence[CpuPart], loss_scale: float, num_threads: int | None
     """Do `look_over` and return the norm of the gradients that are clipped, without the loss scale."""
     total = 0.0
     for part in parts:
-        arguments = (part.addresses, part.scalars, part.table.sizes, part.table.chunks, part.nonfinite)
-        launch.run(cpu.gradient_squares, len(part.table.chunks), num_threads, *arguments, part.sums)
+        part.find_bounds(loss_scale)
+        tables = part.addresses, part.scalars, part.bounds, part.table.sizes, part.table.chunks
+        launch.run(
+            cpu.gradient_squares, len(part.table.chunks), num_threads, *tables, part.nonfinite, part.sums
+        )
         cpu.total_squares.serial(part.table.first_chunk, part.sums, part.settings, part.squares, part.total)
         total += float(part.total[0])
         _forgive(part)
@@ -45,19 +49,20 @@ def _forgive(part: CpuPart) -> None:
 
 def passed(parts: Sequence[CpuPart], norm: float | None, nonfinite: str) -> bool:
     """Return whether gradients that were looked over, or have this norm, can be used; raise if so asked."""
-    looked = [(part, part.nonfinite, part.squares) for part in parts]
-    if nonfinite == "raise":
-        require(looked, norm)
-    return _complaint(looked, norm) is None
+    complaint = _complaint([(part, part.nonfinite, part.squares) for part in parts], norm)
+    if complaint is not None and nonfinite == "raise":
+        raise FloatingPointError(_NOTHING_CHANGED.format(complaint))
+    return complaint is None
 
 
 def require(looked: Sequence[Looked], norm: float | None) -> None:
     """Raise unless gradients that were looked over, or have this norm, can be used."""
     complaint = _complaint(looked, norm)
     if complaint is not None:
-        raise FloatingPointError(
-            f'{complaint}; nothing was changed (nonfinite="skip" leaves such a step out)'
-        )
+        raise FloatingPointError(_NOTHING_CHANGED.format(complaint))
+
+
+_NOTHING_CHANGED = '{}; nothing was changed (nonfinite="skip" leaves such a step out)'
 
 
 def _complaint(looked: Sequence[Looked], norm: float | None) -> str | None:
@@ -66,7 +71,11 @@ def _complaint(looked: Sequence[Looked], norm: float | None) -> str | None:
             row = part.table.chunks[np.flatnonzero(nonfinite)[0], 0]
             first, last = part.table.first_chunk[row : row + 2]
             count = nonfinite[first:last].sum()
-            return f"gradient of {part.layers[row].name!r} has {count} values that are infinite or NaN"
+            bound = float(part.settings[row, rows.BOUND])
+            return (
+                f"gradient of {part.layers[row].name!r} has {count} values that are infinite or NaN, or beyond "
+                f"{bound:.3g}, from where the moments may overflow"
+            )
     if norm is None or math.isfinite(norm):
         return None
     part, _, squares = max(looked, key=lambda entry: float(entry[2].max()))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.kernels import rows
+from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.checks import check_filter, check_float
 from numba_lamb.optimizers.parts import Part
@@ -162,6 +163,7 @@ class Lamb(Optimizer):
         settings = part.settings
         settings[:, rows.FIRST_DECAY], settings[:, rows.SECOND_DECAY] = self._beta1, self._beta2
         settings[:, rows.CORRECTED] = 1
+        settings[:, rows.BOUND] = rules.second_moment_bound(part.largest)
         settings[:, rows.WEIGHT_LIMIT] = settings[:, rows.MOST] = math.inf
         adapts = self._adapt_filter
         part.scalars[:, rows.ADAPT] = [adapts is None or bool(adapts(layer)) for layer in part.layers]

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.kernels import rows
+from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.checks import check_float, check_number
 from numba_lamb.optimizers.parts import Part
@@ -145,6 +146,7 @@ class Momentum(Optimizer):
         part.scalars[:, rows.ADAPT] = [adapts is not None and bool(adapts(layer)) for layer in part.layers]
         part.scalars[:, rows.BETA1] = part.cast("momentum", self._momentum)
         part.scalars[:, rows.RESCALE] = part.cast("1/loss_scale", 1.0 / self._loss_scale)
+        part.settings[:, rows.BOUND] = rules.momentum_bound(part.largest, self._momentum)
         part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
         part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
         if adapts is not None:

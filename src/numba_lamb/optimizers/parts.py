@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.numerics import rules
 
 
 class Part(ABC):
@@ -80,6 +81,15 @@ class Part(ABC):
         """Whether the moments of all layers are corrected in one way."""
         self.corrects_rates = bool(settings[:, rows.RATE_CORRECTION].any())
         """Whether the rate of any layer is corrected."""
+
+    def raw_bounds(self, loss_scale: float) -> NDArray[Any]:
+        """Return what each layer's gradients may be at most, as they are given."""
+        columns = self.settings[:, [rows.BOUND, rows.LIMIT]].tolist()
+        known = {
+            (bound, limit): rules.raw_bound(bound, limit, loss_scale, self.largest)
+            for bound, limit in set(map(tuple, columns))
+        }
+        return np.array([known[tuple(key)] for key in columns], dtype=self.dtype)
 
     def cast(self, name: str, value: float) -> float:
         """Return `value` if it is finite in this part's dtype, and not 0 unless it is."""

@@ -1,6 +1,7 @@
 """CpuEngine: steps on the CPU."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ class CpuEngine:
     def __init__(self, has_two_moments: bool) -> None:
         self._has_two_moments = has_two_moments
         self._loss_scale = 1.0
-        self._grad_norm: float | None = None
-        self.skipped = 0
+        self._counters = cpu_step.Counters()
+        self._norm: float | None = None
 
     def place(self, model: Model, groups: int, quantities: Sequence[tuple[str, int, bool]]) -> None:
         """Get ready for a model that is new."""
@@ -39,19 +40,22 @@ class CpuEngine:
         first = 0
         for part in self._parts:
             # A view, so that steps are counted where PyTorch shows them.
-            part.steps = counts[first : first + len(part.layers)]
+            part.use_steps(counts[first : first + len(part.layers)])
             first += len(part.layers)
         self.options_changed()
 
+    @property
+    def skipped(self) -> int:
+        """Steps left out."""
+        return self._counters.skipped
+
     def options_changed(self) -> None:
-        """Know that scalars and settings were written anew: gradients are multiplied by their sign alone."""
+        """Forget the cached rates and loss scale: the options in the tables were written anew."""
         self._loss_scale = 1.0
         # What rates and decays were made of: the same objects as long as they are the same.
         self._written: tuple[Any, Any] = (None, None)
-        self.checks = any(part.checks for part in self._parts)
-        """Whether a step may be refused because of its gradients."""
 
-    def step(
+    def prepare(
         self,
         step: Step,
         rates: Sequence[float],
@@ -60,7 +64,7 @@ class CpuEngine:
         loss_scale: Any,
         found_inf: Any,
     ) -> bool:
-        """Take a step and return whether it was applied.
+        """Write all that a step depends on, and return whether it can be taken.
 
         Parameters
         ----------
@@ -74,34 +78,43 @@ class CpuEngine:
             What PyTorch's GradScaler says.
         """
         if found_inf is not None and number(found_inf):
-            self.skipped += 1
+            self._counters.skip()
             return False
-        scale = 1.0 if loss_scale is None else float(number(loss_scale))
-        written = rates, decays
-        for part in self._parts:
-            if scale != self._loss_scale:
+        common = [part.common_step() for part in self._parts]
+        self._write_scale(1.0 if loss_scale is None else float(number(loss_scale)))
+        self._write_rates(rates, decays)
+        if self._has_two_moments:
+            for part, steps in zip(self._parts, common, strict=True):
+                part.write_corrections(steps)
+        passed, self._norm = cpu_step.inspect(self._parts, nonfinite, self._loss_scale, None)
+        if not passed:
+            self._counters.skip()
+        return passed
+
+    def _write_scale(self, scale: float) -> None:
+        if scale != self._loss_scale:
+            # Not known until all parts have it.
+            self._loss_scale = math.nan
+            for part in self._parts:
                 part.scalars[:, rows.RESCALE] = part.settings[:, rows.SIGN] * (1.0 / scale)
-            if rates is not self._written[0] or decays is not self._written[1]:
+            self._loss_scale = scale
+
+    def _write_rates(self, rates: Sequence[float], decays: NDArray[np.float64]) -> None:
+        # Rates that were corrected must be written anew.
+        corrected = any(part.corrects_rates for part in self._parts)
+        if corrected or rates is not self._written[0] or decays is not self._written[1]:
+            self._written = (None, None)
+            for part in self._parts:
                 part.write_rates(np.array(rates, dtype=np.float64)[part.group_of])
                 part.write_decays(decays[part.group_of])
-            part.find_common_step()
-            if self._has_two_moments:
-                part.write_corrections()
-        self._loss_scale = scale
-        # Rates that were corrected must be written anew.
-        self._written = (None, None) if any(part.corrects_rates for part in self._parts) else written
-        passed, norm = cpu_step.inspect(self._parts, nonfinite, scale, None)
-        if not passed:
-            self.skipped += 1
-            return False
-        for part in self._parts:
-            cpu_step.run(part, self._has_two_moments, None)
-        for part in self._parts:
-            part.count_step(step.complete)
-        self._grad_norm = norm
-        return True
+            self._written = rates, decays
+
+    def commit(self, scatter: Sequence[Callable[[], Any]]) -> None:
+        """Take the step that was prepared; `scatter` belongs to the update and runs no Python."""
+        parts, counters = self._parts, self._counters
+        cpu_step.commit(parts, self._has_two_moments, counters, self._norm, None, scatter)
 
     def stats(self) -> Mapping[str, float]:
         """Return statistics by name."""
         written = {id(part): (part.norms, part.updated, part.scalars[:, rows.ADAPT]) for part in self._parts}
-        return named_stats(self._quantities, self._slots, written, self._grad_norm)
+        return named_stats(self._quantities, self._slots, written, self._counters.grad_norm)

@@ -1,6 +1,6 @@
 """CudaEngine: steps on one GPU, queued on PyTorch's current stream there without ever waiting for it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import rows
+from numba_lamb.kernels.program import run_in_order
 from numba_lamb.layout import FlatLayout
 from numba_lamb.optimizers.cuda_backend import CudaBackend
 from numba_lamb.optimizers.cuda_part import CudaPart
@@ -48,10 +49,17 @@ class _Gradients:
 
     complete = False
 
-    def update(self, gradients: Step) -> Sequence[Any]:
+    def ordered(self, gradients: Step) -> Sequence[Any]:
         """Return them by layer."""
         self.complete = gradients.complete
         return gradients.gradients
+
+    def update(self, gradients: Sequence[Any]) -> None:
+        """Do nothing: the model has looked at them."""
+
+    def producers(self, gradients: Sequence[Any]) -> set[int]:
+        """Return no stream: PyTorch's tensors do not name one."""
+        return set()
 
 
 class CudaEngine:
@@ -65,9 +73,6 @@ class CudaEngine:
         The GPU.
     """
 
-    checks = True
-    """Whether a step may be refused because of its gradients: that is known on the device alone."""
-
     def __init__(self, has_two_moments: bool, index: int) -> None:
         self._backend = CudaBackend(index, "torch", None)
         self._has_two_moments = has_two_moments
@@ -78,6 +83,8 @@ class CudaEngine:
         self._quantities: Sequence[tuple[str, int, bool]] = ()
         self._decays: NDArray[np.float64] | None = None
         self._decay_list: list[float] = []
+        self._step: Step | None = None
+        self._scales: list[Tensor | None] = []
 
     def make_part(
         self,
@@ -110,7 +117,7 @@ class CudaEngine:
         for part in self._parts:
             part.adapts = bool(part.scalars[:, rows.ADAPT].any())
 
-    def step(
+    def prepare(
         self,
         step: Step,
         rates: Sequence[Any],
@@ -119,20 +126,32 @@ class CudaEngine:
         loss_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> bool:
-        """Queue a step and return whether it was; arguments as for `CpuEngine.step`, rates also as tensors."""
+        """Note what a step depends on; arguments as for `CpuEngine.prepare`, rates also as tensors.
+
+        Whether the step can be taken is known on the device alone.
+        """
         self._nonfinite = nonfinite if any(part.checks for part in self._parts) else "propagate"
         if decays is not self._decays:
             # The same floats as long as the decays are the same, for each of which a backend keeps a rate.
             self._decays, self._decay_list = decays, decays.tolist()
         self._groups.give(rates, self._decay_list)
         # Held until the step is queued; after that the stream's order protects them.
-        scales = [
-            None if value is None else _on_device(value, self._steps) for value in (loss_scale, found_inf)
-        ]
-        self._backend.grad_scale, self._backend.found_inf = (
-            0 if value is None else tensors.address_of(value) for value in scales
+        self._step, self._scales = (
+            step,
+            [None if value is None else _on_device(value, self._steps) for value in (loss_scale, found_inf)],
         )
-        return self._backend.step(self, step, None)
+        self._backend.grad_scale, self._backend.found_inf = (
+            0 if value is None else tensors.address_of(value) for value in self._scales
+        )
+        return True
+
+    def commit(self, scatter: Sequence[Callable[[], Any]]) -> None:
+        """Queue the step that was prepared, and `scatter` behind it."""
+        try:
+            self._backend.step(self, self._step, None)
+            run_in_order(scatter)
+        finally:
+            self._step, self._scales = None, []
 
     @property
     def skipped(self) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
+from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LAMB_VARIANTS
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.options import (
@@ -182,6 +183,7 @@ class Lamb(LayerwiseOptimizer):
         for name in ("grad_averaging", "trust_clip"):
             check_flag(where, name, group[name])
         return GroupRow(
+            bound=rules.second_moment_bound,
             scalars={
                 rows.BETA1: beta1,
                 rows.COMPLEMENT1: 1.0 - beta1 if group["grad_averaging"] else 1.0,

@@ -1,6 +1,7 @@
 """Lars and Momentum for PyTorch: Momentum is LARS with ratio 1."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
+from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LARS_VARIANTS
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.options import GroupRow, check_choice, check_common, check_flag, check_number
@@ -28,6 +30,10 @@ def _momentum_row(where: str, group: Mapping[str, Any]) -> dict[int, float]:
         rows.VELOCITY: momentum if group["nesterov"] else 1.0,
         rows.LOOKAHEAD: 1.0 if group["nesterov"] else 0.0,
     }
+
+
+def _bound(scalars: Mapping[int, float]) -> Callable[[float], float]:
+    return partial(rules.momentum_bound, momentum=scalars[rows.BETA1])
 
 
 class Momentum(LayerwiseOptimizer):
@@ -112,7 +118,8 @@ class Momentum(LayerwiseOptimizer):
         return options
 
     def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
-        return GroupRow(scalars=_momentum_row(where, group))
+        scalars = _momentum_row(where, group)
+        return GroupRow(bound=_bound(scalars), scalars=scalars)
 
 
 class Lars(LayerwiseOptimizer):
@@ -234,6 +241,7 @@ class Lars(LayerwiseOptimizer):
         eps = variant.epsilon if group["eps"] is None else check_number(where, "eps", group["eps"], zero=True)
         coefficient = check_number(where, "trust_coefficient", group["trust_coefficient"], zero=True)
         return GroupRow(
+            bound=_bound(scalars),
             scalars=scalars,
             settings={
                 rows.EPSILON: eps,

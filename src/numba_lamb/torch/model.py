@@ -3,23 +3,27 @@
 A parameter takes part from the first step on in which it has a gradient, so that frozen ones cost no memory.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
-from operator import attrgetter, call, is_
+from operator import is_
 from typing import Any, NamedTuple, Protocol
-from weakref import ref
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from numba_lamb.array_reader import Int64, addresses_of_objects
 from numba_lamb.arrays import Storage
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import rows
+from numba_lamb.kernels.object_reader import NOWHERE
 from numba_lamb.layout import FlatLayout
 from numba_lamb.optimizers.parts import Part
+from numba_lamb.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.torch import tensors as tensors_
+from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
@@ -29,12 +33,6 @@ from numba_lamb.torch.tensors import (
     share_elements,
     storage_of,
 )
-
-NOWHERE = 16
-"""The address of a gradient without values, which may have none: 0 would say that there is no gradient."""
-_PLAIN = {Tensor, torch.nn.Parameter}
-_GIVEN = _PLAIN | {type(None)}
-_nbytes, _dtype = attrgetter("nbytes"), attrgetter("dtype")
 
 
 class Member(NamedTuple):
@@ -105,17 +103,9 @@ class Model:
         self._own = [member.tensor for member in members]
         self._idle = _complement(len(tensors), [member.place for member in members])
         self._places = [member.place for member in members] if self._idle else None
-        self._weights = [*map(tensors_.address_of, self._own)]
-        self._contiguous = all(tensor.is_contiguous() for tensor in self._own)
-        self._forms = self._own_forms()
-        self._dtypes = [*map(_dtype, self._own)]
-        self._strides = [*map(Tensor.stride, self._dense)]
-        self._nbytes = [*map(_nbytes, self._own)]
-        self._lengths = np.array(self._nbytes, dtype=np.int64)
-        self._gradients: list[int] | None = None
-        # Gradients of the last step, where they may be used again, and how often that is still to be tried.
-        self._seen: list[ref[Any]] = []
-        self._hope = 4
+        self._weights = Places(self._own)
+        self._gradients = TensorReader(torch, [*map(form_of, self._dense)], fields_of(torch))
+        self._targets = {k: self._own[k].detach() for k in self._loose}
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
@@ -131,10 +121,7 @@ class Model:
             Parameter(member.name, member.tensor, member.group, storage_of(dense))
             for member, dense in zip(members, self._dense, strict=True)
         ]
-        spans = sorted((p.storage.address, p.storage.address + p.storage.nbytes, p.name) for p in parameters)
-        self._starts = np.array([start for start, _, _ in spans], dtype=np.int64)
-        self._ends = np.array([end for _, end, _ in spans], dtype=np.int64)
-        self._spans = spans
+        self._spans = _joined(parameters)
         self.layout = _layout_of(parameters)
         """All layers, in the members' order."""
         self.parts: list[Part] = []
@@ -218,88 +205,34 @@ class Model:
     # -- every step ----------------------------------------------------------------------------------------
 
     def fits(
-        self,
-        tensors: Sequence[Tensor],
-        sizes: Sequence[int],
-        gradients: Sequence[Any],
-        kinds: Set[type],
-        state: Any,
+        self, tensors: Sequence[Tensor], sizes: Sequence[int], gradients: Sequence[Any], state: Any
     ) -> bool:
-        """Return whether all is still where it was, and no other parameter has a gradient; `kinds` are types."""
+        """Return whether all is still where it was, and no other parameter has a gradient."""
         if len(tensors) != len(self._tensors) or sizes != self._sizes or state is not self._state:
             return False
-        if not all(map(is_, tensors, self._tensors)) or not kinds <= _GIVEN:
-            return False
-        if [*map(tensors_.address_of, self._own)] != self._weights:
-            return False
-        # A parameter may be laid out otherwise in the memory that it had.
-        if not (all(map(Tensor.is_contiguous, self._own)) if self._contiguous else self._lies_alike()):
+        if not all(map(is_, tensors, self._tensors)):
             return False
         if any(gradients[place] is not None for place in self._idle):
             return False
         entries = state.values()
         if len(entries) != len(self._entries) or not all(map(is_, entries, self._entries)):
             return False
-        return self._flat.is_in_place()
+        return self._weights.are_kept() and self._flat.is_in_place()
 
-    def _own_forms(self) -> list[Any]:
-        return [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in self._own]
-
-    def _lies_alike(self) -> bool:
-        return self._own_forms() == self._forms
-
-    def point_at_gradients(self, gradients: Sequence[Any], kinds: Set[type]) -> "Step":
-        """Write the gradients' addresses, and return what a step must know and hold; `kinds` are their types."""
+    def point_at_gradients(self, gradients: Sequence[Any]) -> "Step":
+        """Write the gradients' addresses, and return what a step must know and hold."""
         if self._places is not None:
             gradients = [gradients[place] for place in self._places]
-            kinds = set(map(type, gradients))
-        complete = type(None) not in kinds
+        found, unusual = self._gradients.read(gradients, addresses_of_objects(gradients), self._spans)
         copies: list[Tensor] = []
-        pointers = self._usual(gradients) if complete else None
-        if pointers is None:
-            pointers = [self._address(k, gradient, copies) for k, gradient in enumerate(gradients)]
-        if pointers != self._gradients:
-            begin = np.array(pointers, dtype=np.int64)
-            self._check_overlap(begin)
-            for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
-                part.addresses[rows_of, rows.GRADIENT] = begin[numbers]
-            self._gradients = pointers
-        return Step(complete, gradients, copies)
+        for k in unusual.tolist():
+            found[k] = self._address(k, gradients[k], copies)
+        for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
+            part.addresses[rows_of, rows.GRADIENT] = found[numbers]
+        return Step(bool(found.all()), gradients, copies)
 
-    def _usual(self, gradients: Sequence[Any]) -> list[int] | None:
-        """Return the addresses of gradients that lie in memory as their parameters do, None if one does not."""
-        try:
-            pointers = [*map(tensors_.address_of, gradients)]
-        except RuntimeError:
-            return None  # a sparse one, which is told by name
-        if self._contiguous:
-            alike = all(map(Tensor.is_contiguous, gradients))
-        else:
-            # Axes of length 1 may have any stride.
-            strides = [*map(Tensor.stride, gradients)]
-            alike = strides == self._strides or all(map(same_order, gradients, self._dense))
-        if not alike:
-            return None
-        if self._seen and all(map(is_, map(call, self._seen), gradients)):
-            # What cannot change in a tensor was looked at when it was new.
-            return pointers
-        if any(map(Tensor.is_neg, gradients)) or [*map(_nbytes, gradients)] != self._nbytes:
-            return None
-        if [*map(_dtype, gradients)] != self._dtypes or 0 in pointers:
-            return None
-        self._remember(gradients, pointers)
-        return pointers
-
-    def _remember(self, gradients: Sequence[Any], pointers: list[int]) -> None:
-        """Watch gradients that look like those of the step before, unless that was mostly in vain."""
-        self._hope -= bool(self._seen)
-        lie_alike = pointers == self._gradients
-        self._seen = [*map(ref, gradients)] if lie_alike and self._hope > 0 else []
-
-    def _address(self, k: int, gradient: Any, copies: list[Tensor]) -> int:
-        """Return where a gradient lies, or a copy of it in the order of its parameter; 0 for None."""
-        if gradient is None:
-            return 0
+    def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
+        """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
         dense = self._dense[k]
         check_gradient(self.members[k].name, dense, gradient)
         # Zeros that PyTorch has not written anywhere have no memory yet.
@@ -307,18 +240,18 @@ class Model:
             with torch.no_grad():
                 gradient = torch.empty_like(dense).copy_(gradient)
             copies.append(gradient)
-        address = tensors_.address_of(gradient)
-        if not address and gradient.numel():
-            raise ValueError(f"gradient of {self.members[k].name!r} has no memory; its storage was freed")
-        return address or NOWHERE
+        else:
+            self._check_overlap(k, gradient)
+        return tensors_.address_of(gradient) or NOWHERE
 
-    def _check_overlap(self, begin: NDArray[np.int64]) -> None:
-        end = begin + self._lengths
-        positions = np.searchsorted(self._starts, end - 1, side="right") - 1
-        shared = (positions >= 0) & (begin > NOWHERE) & (begin < end) & (begin < self._ends[positions])
-        for k in np.flatnonzero(shared).tolist():
-            name = self._spans[positions[k]][2]
-            raise ValueError(f"gradient of {self.members[k].name!r} shares memory with parameter {name!r}")
+    def _check_overlap(self, k: int, gradient: Tensor) -> None:
+        start = tensors_.address_of(gradient)
+        for parameter in self.parameters:
+            own = parameter.storage.address
+            if start < own + parameter.storage.nbytes and own < start + gradient.nbytes:
+                raise ValueError(
+                    f"gradient of {self.members[k].name!r} shares memory with parameter {parameter.name!r}"
+                )
 
     # -- around the kernels --------------------------------------------------------------------------------
 
@@ -328,12 +261,10 @@ class Model:
             if step.gradients[k] is not None:
                 self._dense[k].copy_(self._own[k].detach())
 
-    def scatter(self, step: "Step") -> None:
-        """Copy those parameters back."""
-        for k in self._loose:
-            if step.gradients[k] is not None:
-                with torch.no_grad():
-                    self._own[k].copy_(self._dense[k])
+    def scatter(self, step: "Step") -> list[Callable[[], Any]]:
+        """Return what copies those parameters back."""
+        loose = (k for k in self._loose if step.gradients[k] is not None)
+        return [partial(self._targets[k].copy_, self._dense[k]) for k in loose]
 
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""
@@ -344,7 +275,7 @@ class Model:
 
 
 class Step(NamedTuple):
-    """What one step is about: whether all gradients are given, they themselves, and copies that must be held."""
+    """The gradients of one step: whether every layer has one, the tensors, and copies to keep alive."""
 
     complete: bool
     gradients: Sequence[Any]
@@ -360,6 +291,18 @@ def _without_values(member: Member) -> Parameter:
 
 def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
     return FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
+
+
+def _joined(parameters: Sequence[Parameter]) -> tuple[Int64, Int64]:
+    """Return sorted starts and ends of the memory that parameters occupy, those that overlap as one."""
+    joined: list[list[int]] = []
+    for start, end in sorted((p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters):
+        if joined and start < joined[-1][1]:
+            joined[-1][1] = max(joined[-1][1], end)
+        elif start < end:
+            joined.append([start, end])
+    spans = np.array(joined, dtype=np.int64).reshape(-1, 2)
+    return spans[:, 0].copy(), spans[:, 1].copy()
 
 
 def _complement(count: int, places: Sequence[int]) -> list[int]:

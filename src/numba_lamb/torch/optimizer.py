@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.engine import Engine, make_engine
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
-from numba_lamb.torch.model import Member, Model
+from numba_lamb.torch.model import Member, Model, Step
 from numba_lamb.torch.options import (
     FILTERS,
     LARGEST,
@@ -33,6 +34,8 @@ from numba_lamb.torch.watching import uncompiled, watched
 from numba_lamb.torch.writing import write_options
 
 Float64 = NDArray[np.float64]
+MOST_LOOKS = 4
+"""How often a step looks at parameters that its filters change."""
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
@@ -49,11 +52,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_flag("", "fused_amp", fused_amp)
         self._fused_amp = fused_amp
+        self._lock = step_lock()
         self._forget()
         super().__init__(params, defaults)
 
     def _forget(self) -> None:
-        """Have the next step look at everything anew."""
+        """Invalidate all caches; the next step rebuilds them."""
         self._model: Model | None = None
         self._flat = FlatState(self._moments, self._has_two_moments)
         self._engine: Engine | None = None
@@ -160,34 +164,42 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     @uncompiled
     def _update(self) -> None:
-        groups = self.param_groups
-        self._look_at_groups()
-        tensors = (
-            groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
-        )
-        sizes = [len(group["params"]) for group in groups]
-        gradients = [tensor.grad for tensor in tensors]
-        kinds = set(map(type, gradients))
-        model = self._model
-        if model is None or not model.fits(tensors, sizes, gradients, kinds, self.state):
-            model = self._make_model(tensors, sizes, gradients)
-            if model is None:
+        with self._lock:
+            found = self._look()
+            if found is None:
                 return
-        engine = self._engine
-        assert engine is not None
-        step = model.point_at_gradients(gradients, kinds)
-        if not self._follows:
-            self._follow_options(model, engine)
-        model.gather(step)
-        loss_scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        sure = not engine.checks and found_inf is None
-        if sure:
-            # Before the kernels put everything else into the caches.
-            model.count_versions(step)
-        if engine.step(step, self._group_rates, self._group_decays, self._nonfinite, loss_scale, found_inf):
-            model.scatter(step)
-            if not sure:
+            model, step = found
+            engine = self._engine
+            assert engine is not None
+            model.gather(step)
+            scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+            rates, decays = self._group_rates, self._group_decays
+            if engine.prepare(step, rates, decays, self._nonfinite, scale, found_inf):
                 model.count_versions(step)
+                engine.commit(model.scatter(step))
+
+    def _look(self) -> tuple[Model, Step] | None:
+        """Return the model and gradients of the step to be taken, None if no parameter has one."""
+        for _ in range(MOST_LOOKS):
+            self._look_at_groups()
+            groups = self.param_groups
+            tensors = (
+                groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
+            )
+            sizes = [len(group["params"]) for group in groups]
+            gradients = [tensor.grad for tensor in tensors]
+            model = self._model
+            if model is None or not model.fits(tensors, sizes, gradients, self.state):
+                model = self._make_model(tensors, sizes, gradients)
+                if model is None:
+                    return None
+            if self._follows or not self._follow_options(model):
+                return model, model.point_at_gradients(gradients)
+            # Filters were called: the user's code, after which all must be looked at again.
+        raise RuntimeError(
+            "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
+            "a filter was called"
+        )
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
@@ -260,15 +272,20 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._given = [] if any(map(is_mutable, known)) else given
         self._follows = False
 
-    def _follow_options(self, model: Model, engine: Engine) -> None:
-        """Write what changed in the groups' options but their rates."""
+    def _follow_options(self, model: Model) -> bool:
+        """Write what changed in the groups' options but their rates; return whether anything did."""
+        engine = self._engine
+        assert engine is not None
         decays = self._group_decays
         options = [decays.tolist(), *([*map(number, self._options(group))] for group in self.param_groups)]
-        if options != self._written:
+        changed = options != self._written
+        if changed:
+            self._written = []
             self._nonfinite = write_options(model, self.param_groups, self._checked_groups(), decays)
             engine.options_changed()
             self._written = options
         self._follows = True
+        return changed
 
     # -- statistics ----------------------------------------------------------------------------------------
 
@@ -293,6 +310,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         before = vars(self).get("param_groups", [])
         if "_fused_amp" not in vars(self):
             self._fused_amp = False
+        if "_lock" not in vars(self):
+            self._lock = step_lock()
         super().__setstate__(state)
         for index, group in enumerate(self.param_groups):
             for name in FILTERS:

@@ -1,7 +1,7 @@
 """Group options: whether each is allowed, and what kernels are told of them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,8 @@ class GroupRow:
 
     Attributes
     ----------
+    bound : callable
+        Returns what a gradient may be at most, given the largest number of its dtype.
     scalars, settings : mapping from int to float
         Values by column.
     adapts : bool
@@ -30,6 +32,7 @@ class GroupRow:
         Whether those without weight decay have one too.
     """
 
+    bound: Callable[[float], float]
     scalars: Mapping[int, float] = field(default_factory=dict)
     settings: Mapping[int, float] = field(default_factory=dict)
     adapts: bool = False

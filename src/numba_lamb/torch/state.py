@@ -10,6 +10,7 @@ from torch.utils.dlpack import from_dlpack
 from numba_lamb.arrays import aligned_zeros
 from numba_lamb.layout import ALIGNMENT
 from numba_lamb.torch.entry import Entry
+from numba_lamb.torch.places import Places
 from numba_lamb.torch.tensors import NUMPY_DTYPES
 
 
@@ -29,9 +30,8 @@ class FlatState:
         self._needs_steps = needs_steps
         self._homes: dict[torch.Tensor, _Home] = {}
         self._writes = [0]
-        # What was handed out, where it lay, and how often entries had been written to.
-        self._pieces: list[torch.Tensor] = []
-        self._addresses: list[int] = []
+        # What was handed out, and how often entries had been written to.
+        self._pieces = Places(())
         self._seen = 0
 
     def values(self, name: str, tensor: torch.Tensor, held: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,24 +110,22 @@ class FlatState:
                 moment.copy_(value)
             counts = [found[k]["step"] for k in order]
             steps = torch.tensor(counts, dtype=torch.float32, device=tensors[0].device)
-        self._pieces = []
+        pieces: list[torch.Tensor] = []
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
             own = {"step": step, **self._homes[tensor].moments}
             state[tensor] = Entry({**state[tensor], **own}, self._writes)
-            self._pieces += own.values()
-        self._addresses = [*map(torch.Tensor.data_ptr, self._pieces)]
+            pieces += own.values()
+        self._pieces = Places(pieces)
         self._seen = self._writes[0]
         return steps
 
     def is_in_place(self) -> bool:
         """Return whether nothing was put in place of a piece of our buffers since they were handed out.
 
-        Writing to an entry is counted; `data` assigned to a piece shows in its address.
+        Writing to an entry is counted; what is assigned to a piece's `data` shows in its address and form.
         """
-        return (
-            self._writes[0] == self._seen and [*map(torch.Tensor.data_ptr, self._pieces)] == self._addresses
-        )
+        return self._writes[0] == self._seen and self._pieces.are_kept()
 
     def _has_home(self, tensor: torch.Tensor) -> bool:
         """Return whether there are pieces of flat buffers that fit a parameter as it is now."""

@@ -8,6 +8,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from numba_lamb.arrays import Storage
+from numba_lamb.tensor_reader import is_filled
 
 NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -44,8 +45,7 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{what} must be float32 or float64, not {tensor.dtype}")
     if tensor.device.type not in ("cpu", "cuda"):
         raise TypeError(f"{what} must be on the CPU or on a CUDA GPU, not on {tensor.device}")
-    if tensor.numel() and not tensor.data_ptr():
-        raise ValueError(f"{what} has no memory; its storage was freed")
+    _check_filled(what, tensor)
     if tensor.is_inference():
         raise ValueError(f"{what} was made in inference mode and cannot be updated")
     strides = zip(tensor.stride(), tensor.shape, strict=True)
@@ -68,6 +68,18 @@ def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> N
     if gradient.shape != tensor.shape:
         raise ValueError(
             f"{what} must have the parameter's shape {tuple(tensor.shape)}, not {tuple(gradient.shape)}"
+        )
+    _check_filled(what, gradient)
+
+
+def _check_filled(what: str, tensor: torch.Tensor) -> None:
+    """Raise unless the storage of a strided tensor has all its elements."""
+    if not tensor._is_zerotensor() and not is_filled(tensor):
+        nbytes = tensor.untyped_storage().nbytes()
+        if not nbytes:
+            raise ValueError(f"{what} has no memory; its storage was freed")
+        raise ValueError(
+            f"{what} of shape {tuple(tensor.shape)} must lie in its storage, which was cut to {nbytes} bytes"
         )
 
 

@@ -59,6 +59,7 @@ def _write_group(part: Part, own: Any, group: Mapping[str, Any], row: GroupRow) 
     settings[own, rows.SIGN] = sign = -1.0 if group["maximize"] else 1.0
     settings[own, rows.CHECKED] = group["nonfinite"] != "propagate"
     settings[own, rows.LIMIT] = group["max_grad_norm"] or 0.0
+    settings[own, rows.BOUND] = row.bound(part.largest)
     scalars[own, rows.RESCALE] = sign
     for column, value in row.settings.items():
         settings[own, column] = value

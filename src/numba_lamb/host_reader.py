@@ -1,0 +1,77 @@
+"""HostReader: where parameters and gradients that are NumPy arrays lie, looked up in every step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader, addresses_of_objects
+from numba_lamb.arrays import address_of, check_form, check_host, is_array, kind_of, plain
+from numba_lamb.kernels.object_reader import NOWHERE
+from numba_lamb.layout import Layer
+
+Int64 = NDArray[np.int64]
+
+
+class HostReader:
+    """Reads the arrays of some layers.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        The layers in the order of parameters.
+    arrays : sequence of ndarray
+        Their parameters.
+    """
+
+    def __init__(self, layers: Sequence[Layer], arrays: Sequence[NDArray[Any]]) -> None:
+        self._layers, self._arrays = layers, tuple(arrays)
+        # The dtypes that NumPy's own arrays have, of which others may be copies.
+        dtypes = [np.dtype(layer.dtype.type) for layer in layers]
+        shapes = [layer.shape for layer in layers]
+        self._weights = ArrayReader(shapes, dtypes, WRITABLE, [*map(type, arrays)])
+        self._gradients = ArrayReader(shapes, dtypes, READABLE)
+        self._objects = addresses_of_objects(self._arrays)
+
+    def weights(self) -> Int64:
+        """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
+        found, unusual = self._weights.read(self._objects)
+        for k in unusual.tolist():
+            found[k] = self._weight(self._layers[k], plain(self._arrays[k]))
+        return found
+
+    @staticmethod
+    def _weight(layer: Layer, array: NDArray[Any]) -> int:
+        what = f"parameter {layer.name!r}"
+        if not array.flags.writeable:
+            raise ValueError(f"{what} became read-only and cannot be updated in place")
+        if array.dtype != layer.dtype or array.shape != layer.shape:
+            raise ValueError(
+                f"{what} must keep shape {layer.shape} and dtype {layer.dtype}, got {array.shape} and "
+                f"{array.dtype}; make another optimizer for an array that was changed"
+            )
+        check_host(what, array)
+        return address_of(array) or NOWHERE
+
+    def gradients(self, arrays: Sequence[Any], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+        """Return the gradients' addresses, 0 for None, and whose must be compared with `spans` more closely."""
+        found, unusual = self._gradients.read(addresses_of_objects(arrays), spans)
+        for k in unusual.tolist():
+            found[k] = self.gradient(self._layers[k], arrays[k])
+        return found, unusual
+
+    @staticmethod
+    def gradient(layer: Layer, array: object) -> int:
+        """Return the address of the gradient of `layer`, else raise an error that names the parameter."""
+        what = f"gradient of {layer.name!r}"
+        if not isinstance(array, np.ndarray):
+            place = ", like its parameter" if is_array(array) else ""
+            raise TypeError(f"{what} must be a numpy.ndarray{place}, not {kind_of(array)}")
+        own = check_host(what, array)
+        check_form(what, layer, own.dtype, own.shape)
+        return address_of(own) or NOWHERE
+
+    def producers(self, arrays: Sequence[Any]) -> set[int]:
+        """Return no stream: what is in the CPU's memory is ready."""
+        return set()

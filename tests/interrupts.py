@@ -1,0 +1,55 @@
+"""Interrupts at chosen places: a KeyboardInterrupt where Python itself would raise one for a signal."""
+
+import dis
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+# After these the interpreter looks whether a signal came.
+_LOOKS = ("CALL", "RESUME", "JUMP_BACKWARD", "SEND")
+_cache: dict[Any, dict[int, bool]] = {}
+
+
+def _looks(frame: FrameType, at: int) -> bool:
+    code = frame.f_code
+    if code not in _cache:
+        _cache[code] = {
+            instruction.offset: instruction.opname.startswith(_LOOKS)
+            for instruction in dis.get_instructions(code)
+        }
+    return _cache[code].get(at, False)
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the `number`-th place that a call passes, from 0 on."""
+
+    def __init__(self, number: int) -> None:
+        self.left = number
+        self.passed: dict[FrameType, int] = {}
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        if event == "opcode":
+            before = self.passed.get(frame, -1)
+            self.passed[frame] = frame.f_lasti
+            if before >= 0 and _looks(frame, before):
+                self.left -= 1
+                if self.left < 0:
+                    sys.settrace(None)
+                    raise KeyboardInterrupt
+        return self
+
+
+def interrupted(call: Callable[[], Any], number: int) -> bool:
+    """Make a call, interrupted at its `number`-th place; return whether it has so many."""
+    before = sys.gettrace()
+    sys.settrace(Interrupter(number))
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
