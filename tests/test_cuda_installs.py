@@ -19,7 +19,8 @@ KERNEL = cuda_step.scale_gradients
 FLOAT = np.dtype("float32")
 
 WITHOUT_ROW_STACK = """
-import hashlib, re, sys, types, numpy
+import hashlib, re, sys, types, warnings, numpy
+warnings.filterwarnings("ignore", "The 'generic' unit for NumPy timedelta")
 if "row_stack" in vars(numpy):
     del numpy.row_stack
     numpy.__all__ = [name for name in numpy.__all__ if name != "row_stack"]
