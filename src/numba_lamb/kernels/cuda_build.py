@@ -19,20 +19,10 @@ from numba_lamb._compile import cache_state
 from numba_lamb.kernels.book import THREADS
 from numba_lamb.kernels.cuda_link import link
 from numba_lamb.kernels.cuda_numpy import names_supplied
-from numba_lamb.kernels.cuda_tools import INSTALL, named, nvvm_package
+from numba_lamb.kernels.cuda_tools import INSTALL, PACKAGES, named, nvvm_package
 from numba_lamb.kernels.cuda_tools import version as _version
 
-_TOOLS = (
-    "numba",
-    "numba-cuda",
-    "llvmlite",
-    "cuda-bindings",
-    "nvidia-nvvm",
-    "nvidia-cuda-nvcc-cu12",
-    "nvidia-nvjitlink",
-    "nvidia-nvjitlink-cu12",
-)
-
+_TOOLS = ("numba", "llvmlite", *PACKAGES)
 _DIGEST = hashlib.sha256().digest_size
 _LEAST_BLOCKS = {("lamb_advance", "float32"): 4}
 """Blocks that a multiprocessor must hold, where the compiler would use registers for fewer without need."""

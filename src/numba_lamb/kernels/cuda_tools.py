@@ -4,6 +4,16 @@ import importlib.metadata
 
 INSTALL = "pip install 'numba-lamb[cuda13]' (driver 580 or newer) or 'numba-lamb[cuda12]'"
 
+PACKAGES = (
+    "numba-cuda",
+    "cuda-bindings",
+    "nvidia-nvvm",
+    "nvidia-cuda-nvcc-cu12",
+    "nvidia-nvjitlink",
+    "nvidia-nvjitlink-cu12",
+)
+"""Whatever has a part in the machine code: NVVM and nvJitLink for CUDA 13, and for CUDA 12."""
+
 
 def version(package: str) -> str:
     """Return the version of an installed package, ``"none"`` where pip has not installed it."""
