@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 from numba_lamb.kernels.cuda import KERNELS
+from numba_lamb.kernels.cuda_numpy import names_supplied
 
 WHOLE_STORE = re.compile(r'store (\[\d+ x \w+\]) %[^\n]*?, \[\d+ x \w+\]\* (%"[^"]+")')
 
@@ -21,7 +22,8 @@ def tuples_stored_twice(kernel):
     from numba.cuda import compiler, types
 
     arguments = (types.CPointer(types.int64), types.CPointer(types.float32))
-    compiled = compiler.compile_cuda(kernel, types.void, arguments, cc=(9, 0))
+    with names_supplied():
+        compiled = compiler.compile_cuda(kernel, types.void, arguments, cc=(9, 0))
     # The clearing of a variable at the start stores a constant, which the pattern leaves out.
     stores = Counter(match.group(2) for match in WHOLE_STORE.finditer(compiled.library.get_llvm_str()))
     return [name for name, count in stores.items() if count > 1]

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
+from numba_lamb.kernels.cuda_numpy import names_supplied
 from ptx.contraction import contracted
 
 __all__ = [
@@ -69,7 +70,7 @@ def compiled(
     from numba import cuda
 
     python_function = getattr(function, "py_func", function)
-    with device_of(capability):
+    with names_supplied(), device_of(capability):
         code, _ = cuda.compile(
             python_function, signature, cc=capability, device=False, abi="numba", output=output, **options
         )

@@ -13,11 +13,12 @@ from llvmlite import binding
 
 from numba_lamb._compile import cache_state
 from numba_lamb.cli.bench.machine import cpu_model, usable_cpus, versions
+from numba_lamb.kernels import cuda_tools
 from numba_lamb.kernels.launch import thread_count, thread_limit
 
 __all__ = ["add_parser", "collect", "describe", "run", "simd_bits"]
 
-_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", "torch", "numba-cuda", "cuda-bindings")
+_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", "torch", *cuda_tools.PACKAGES)
 _LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 _SECTIONS = {
     "versions": "Versions",

@@ -5,7 +5,6 @@ driver loads what comes out: numba-cuda's own launching, which costs several dri
 """
 
 import hashlib
-import importlib.metadata
 import os
 import re
 import uuid
@@ -18,18 +17,12 @@ import numpy as np
 
 from numba_lamb._compile import cache_state
 from numba_lamb.kernels.book import THREADS
+from numba_lamb.kernels.cuda_link import link
+from numba_lamb.kernels.cuda_numpy import names_supplied
+from numba_lamb.kernels.cuda_tools import INSTALL, PACKAGES, named, nvvm_package
+from numba_lamb.kernels.cuda_tools import version as _version
 
-_INSTALL = "pip install 'numba-lamb[cuda13]' (driver 580 or newer) or 'numba-lamb[cuda12]'"
-_TOOLS = (
-    "numba",
-    "numba-cuda",
-    "llvmlite",
-    "cuda-bindings",
-    "nvidia-nvvm",
-    "nvidia-nvjitlink",
-    "nvidia-nvjitlink-cu12",
-)
-
+_TOOLS = ("numba", "llvmlite", *PACKAGES)
 _DIGEST = hashlib.sha256().digest_size
 _LEAST_BLOCKS = {("lamb_advance", "float32"): 4}
 """Blocks that a multiprocessor must hold, where the compiler would use registers for fewer without need."""
@@ -49,46 +42,61 @@ def machine_code(kernel: Callable[..., None], dtype: np.dtype[Any], capability: 
 
 def ptx(kernel: Callable[..., None], dtype: np.dtype[Any], capability: tuple[int, int]) -> str:
     """Return a kernel's PTX, in which its entry has the kernel's own name."""
-    from numba import cuda
-    from numba.cuda import types
+    with names_supplied():
+        from numba import cuda
+        from numba.cuda import types
 
-    if getattr(cuda, "implementation", None) != "NVIDIA":
-        raise ImportError(f"arrays on a GPU need numba-cuda: {_INSTALL}")
-    value = types.float32 if dtype == np.float32 else types.float64
-    signature = types.void(types.CPointer(types.int64), types.CPointer(value))
-    blocks = _LEAST_BLOCKS.get((kernel.__name__, dtype.name))
-    bounds = None if blocks is None else (THREADS, blocks)
-    text, _ = cuda.compile(
-        kernel, signature, cc=capability, device=False, abi="numba", output="ptx", launch_bounds=bounds
-    )
+        if getattr(cuda, "implementation", None) != "NVIDIA":
+            raise ImportError(f"arrays on a GPU need numba-cuda: {INSTALL}")
+        value = types.float32 if dtype == np.float32 else types.float64
+        signature = types.void(types.CPointer(types.int64), types.CPointer(value))
+        blocks = _LEAST_BLOCKS.get((kernel.__name__, dtype.name))
+        bounds = None if blocks is None else (THREADS, blocks)
+        try:
+            text, _ = cuda.compile(
+                kernel,
+                signature,
+                cc=capability,
+                device=False,
+                abi="numba",
+                output="ptx",
+                launch_bounds=bounds,
+            )
+        except Exception as error:
+            told = _explained(error, capability)
+            if told is None:
+                raise
+            raise told from error
     entry = re.search(r"\.entry\s+(\w+)", text)
     if entry is None:
         raise RuntimeError(f"numba-cuda made no entry for {kernel.__name__}")
     return str(text).replace(entry.group(1), kernel.__name__)
 
 
-def link(text: str, capability: tuple[int, int]) -> bytes:
-    """Return the machine code that nvJitLink makes of PTX."""
-    try:
-        from cuda.bindings import nvjitlink
+def _explained(error: Exception, capability: tuple[int, int]) -> Exception | None:
+    """Return an error that names the package to change; None where no package is known to be at fault."""
+    from cuda.bindings import nvvm
+    from cuda.pathfinder import DynamicLibNotFoundError
+    from numba.cuda.cudadrv.error import CCSupportError, NvvmSupportError
 
-        handle = nvjitlink.create(1, [f"-arch=sm_{capability[0]}{capability[1]}"])
-    except (ImportError, RuntimeError) as error:
-        # The bindings may be there without the library itself.
-        raise ImportError(f"arrays on a GPU need nvJitLink ({error}): {_INSTALL}") from error
-    try:
-        source = text.encode()
-        nvjitlink.add_data(handle, nvjitlink.InputType.PTX, source, len(source), "numba_lamb")
-        nvjitlink.complete(handle)
-        code = bytearray(nvjitlink.get_linked_cubin_size(handle))
-        nvjitlink.get_linked_cubin(handle, code)
-    except Exception as error:
-        log = bytearray(nvjitlink.get_error_log_size(handle))
-        nvjitlink.get_error_log(handle, log)
-        raise RuntimeError(f"nvJitLink failed: {log.decode(errors='replace')}") from error
-    finally:
-        nvjitlink.destroy(handle)
-    return bytes(code)
+    if isinstance(error, DynamicLibNotFoundError | NvvmSupportError):
+        return ImportError(f"arrays on a GPU need NVVM and NVRTC ({error}): {INSTALL}")
+    if isinstance(error, CCSupportError):
+        return RuntimeError(
+            f"{error}; CUDA 12 supports older GPUs than CUDA 13: pip install 'numba-lamb[cuda12]'"
+        )
+    if isinstance(error, nvvm.nvvmError) and error.status == nvvm.Result.ERROR_INVALID_OPTION:
+        return RuntimeError(
+            f"NVVM must know compute capability {capability[0]}.{capability[1]}, got {named(nvvm_package())} "
+            f"({error}); a newer one may: pip install --upgrade {nvvm_package()}"
+        )
+    if isinstance(error, AttributeError) and error.obj is np:
+        release = ".".join(np.__version__.split(".")[:2])
+        return RuntimeError(
+            f"NumPy must have {error.name} for {named('numba-cuda')}, got NumPy {np.__version__}: "
+            f"pip install --upgrade numba-cuda, or pip install 'numpy<{release}'"
+        )
+    return None
 
 
 def _cached_path(
@@ -101,13 +109,6 @@ def _cached_path(
     key = f"{sources} {kernel.__module__}.{kernel.__name__} {dtype.name} {capability} {versions}"
     digest = hashlib.sha256(key.encode()).hexdigest()[:24]
     return Path(folder, f"cuda.{kernel.__name__}-{dtype.name}.{sources[:8]}-{digest}.cubin")
-
-
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
 
 
 def _read(path: Path) -> bytes | None:
