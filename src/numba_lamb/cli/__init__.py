@@ -3,7 +3,8 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from contextlib import redirect_stdout, suppress
+from typing import Any, NoReturn, cast
 
 from numba_lamb._text import shorten
 from numba_lamb.cli import bench, info, output, plot, train
@@ -41,17 +42,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Before anything is done, and before a file that is opened takes the place of standard output.
         output.fail("numba-lamb", "standard output is closed")
         return 1
-    try:
+    watched = output.Watched(sys.stdout)
+    with redirect_stdout(cast(Any, watched)):
         try:
-            return _run(argv)
-        finally:
+            status = _run(argv)
             # Here, because the interpreter could only complain at its exit.
-            sys.stdout.flush()
-    except OSError:
-        problem = output.unwritable()
-        if problem is None:
-            raise
-    output.silence()
+            watched.flush()
+        except (OSError, SystemExit):
+            with suppress(OSError):
+                watched.flush()
+            if watched.problem is None:
+                raise
+    problem = watched.problem
+    if problem is None:
+        return status
+    output.silence(sys.stdout)
     if not isinstance(problem, BrokenPipeError):
         output.fail("numba-lamb", f"cannot write to standard output: {problem.strerror or problem}")
     return 1
