@@ -123,7 +123,10 @@ def test_a_damaged_entry_is_compiled_again(tmp_path: Path) -> None:
     entries = list(tmp_path.rglob("*.nbc"))
     assert entries
     for entry in entries:
-        entry.write_bytes(entry.read_bytes()[:100])
+        content = bytearray(entry.read_bytes())
+        middle = len(content) // 2
+        content[middle : middle + 512] = bytes(512)
+        entry.write_bytes(content)
     assert run_python(STEP, **environment) == "0 1 0.9"
     assert run_python(STEP, **environment) == "1 0 0.9"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from numba_lamb import schedules
-from numba_lamb.cli import plot
+from numba_lamb.cli import main, plot
 
 DOCS = Path(__file__).parent.parent / "docs"
 COSINE = "CosineWithWarmUpLR(1e-3, warmup_steps=100, total_steps=1000)"
@@ -173,12 +173,54 @@ BAD = {
     f"ConstantWarmUpLR(0.1, warmup_ratio=0.5, total_steps=1{'0' * 400})": "too large",
     f"WarmUpLR(0.1, 1{'0' * 400})": "has no rate at step 0: int too large",
     "ExponentialDecayLR(1e299, 1.0, 5)": "has no rate that can be drawn",
+    "polynomial_decay_lr(0.1, 0.1, 9999999999, 1, 1, 1.0)": "total_step must be at most 1,000,000, got 9999999999",
+    "hold_last(warmup_lr(total_step=10**9, learning_rate=0.1))": "is neither a literal",
+    "warmup_lr(0.1, 1000001, 1, 1)": "total_step must be at most 1,000,000, got 1000001",
+    "piecewise_constant_lr([5, 99999999999], [0.1, 0.2])": "milestone must be at most 1,000,000, got 99999999999",
+    "sequence([warmup_lr(0.1, 9, 1, 1), warmup_lr(0.1, 999999, 1, 1)], [5])": "at most 999,991, got 999999",
 }
 
 
 @pytest.mark.parametrize(("expression", "message"), BAD.items(), ids=[bad[:40] for bad in BAD])
 def test_a_bad_schedule_is_one_line_and_no_file(expression, message, capsys):
     assert message in refused(capsys, "WarmUpLR(0.1, 5)", expression)
+
+
+LONG = {
+    "text": "WarmUpLR(0.1, '" + "x" * 9000 + "')",
+    "unknown": "x" * 9000,
+    "keyword": "WarmUpLR(0.1, 5, " + "x" * 9000 + "=1)",
+    "digits": "WarmUpLR(0.1, 0x" + "f" * 9000 + ")",
+    "brackets": "[" * 9000,
+    "list": "WarmUpLR([" + "0.1, " * 3000 + "], 5)",
+    "table": "[" + "'a', " * 3000 + "]",
+    "too long": "WarmUpLR(0.1, 5)" + " " * 30_000,
+}
+
+
+@pytest.mark.parametrize("expression", LONG.values(), ids=LONG)
+def test_long_input_is_not_repeated_whole(expression, capsys):
+    assert len(refused(capsys, "WarmUpLR(0.1, 5)", expression)) < 1100
+
+
+def test_long_options_are_not_repeated_whole(capsys):
+    for words in (
+        ["plot", "WarmUpLR(0.1, 5)", "--steps", "9" * 9000],
+        ["x" * 9000],
+        ["plot", "--" + "x" * 9000],
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 2
+        assert len(capsys.readouterr().err) < 1000
+    assert len(refused(capsys, "WarmUpLR(0.1, 5)", "--out", "x" * 9000)) < 1100
+
+
+def test_a_picture_that_is_replaced_hands_on_its_mode():
+    Path("a.svg").touch()
+    Path("a.svg").chmod(0o640)
+    assert run("WarmUpLR(0.1, 5)", "--out", "a.svg") == 0
+    assert Path("a.svg").stat().st_mode & 0o777 == 0o640
 
 
 def test_nothing_to_show_on_a_logarithmic_axis(capsys):

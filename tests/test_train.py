@@ -34,14 +34,6 @@ def digits():
     return data.load()
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The output folder of a tiny run that was left alone."""
-    out = tmp_path_factory.mktemp("whole")
-    assert main([*TINY, "--out", str(out)]) == 0
-    return out
-
-
 def interrupt_at(monkeypatch, epoch):
     """Send Ctrl-C while the given epoch, counted from the command's start, is being trained."""
     train_epoch, trained = Training.train_epoch, []

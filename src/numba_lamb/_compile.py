@@ -53,8 +53,8 @@ class _CacheState:
             return
         try:
             dispatcher._cache = _cache.KernelCache(dispatcher.py_func, options, self.sources)
-        except RuntimeError as error:
-            # Numba raises this at import time where no cache folder is writable.
+        except (RuntimeError, OSError) as error:
+            # At import time: Numba finds no folder that can be written, or others could write into ours.
             self.reason = str(error)
         else:
             self.folder = dispatcher._cache.cache_path

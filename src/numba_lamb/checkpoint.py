@@ -2,35 +2,52 @@
 
 The tree's structure is JSON beside the arrays, so that a file holds data alone and loads with
 ``allow_pickle=False``. A file is written beside its place, flushed to disk, and renamed: it is there whole or
-not at all.
+not at all. One that is loaded takes no more memory than its own size.
 """
 
 import json
 import os
-import uuid
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from numba_lamb._archive import read_arrays
+from numba_lamb._replace import replacing
+from numba_lamb._text import shorten
+
 FORMAT_VERSION = 1
 
+MAX_DEPTH = 200
+"""Levels of a tree, so that reading and writing it stay far from Python's recursion limit."""
 
-def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> None:
+Path = str | bytes | os.PathLike[str] | os.PathLike[bytes]
+
+
+def save(path: Path, tree: dict[str, Any]) -> None:
     """Write `tree` to `path`, replacing what was there in one step.
 
     Parameters
     ----------
-    path : str or path-like
-        The file, by custom ``*.npz``. Its folder must exist.
+    path : str, bytes or path-like
+        The file, by custom ``*.npz``. Its folder must exist. Of a symbolic link the file it points to is
+        replaced. A file that is replaced hands on its mode; that of a new one follows the umask.
     tree : dict
         Nested dicts with str keys and lists, whose leaves are NumPy arrays (no object dtype), int, float,
-        str, bool or None.
+        str, bool or None; at most 200 levels.
 
     Raises
     ------
     TypeError
         If the tree holds anything else; nothing is written.
+    ValueError
+        If it has more levels, as one that contains itself has; nothing is written.
+    OSError
+        If the file cannot be written; what was there stays.
+
+    Notes
+    -----
+    What a killed process leaves beside the file (``.numba-lamb-*``) is removed by the next `save` to the same
+    path. Files that another process is writing there at that moment are locked and stay (POSIX).
 
     Examples
     --------
@@ -45,23 +62,14 @@ def save(path: str | os.PathLike[str], tree: dict[str, Any]) -> None:
     if not isinstance(tree, dict):
         raise TypeError(f"tree must be a dict, not {type(tree).__name__}")
     arrays: dict[str, Any] = {}
-    structure = _strip(tree, arrays, "tree")
+    structure = _strip(tree, arrays, "tree", MAX_DEPTH)
     header = json.dumps({"format_version": FORMAT_VERSION, "tree": structure})
     arrays["header"] = np.frombuffer(header.encode(), dtype=np.uint8)
-    path = Path(path)
-    beside = path.with_name(f".numba-lamb-{uuid.uuid4().hex[:12]}")
-    try:
-        with open(beside, "wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with replacing(os.fsdecode(path)) as file:
+        np.savez(file, **arrays)
 
 
-def load(path: str | os.PathLike[str]) -> dict[str, Any]:
+def load(path: Path) -> dict[str, Any]:
     """Return the tree that `save` wrote to `path`.
 
     Raises
@@ -71,10 +79,10 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
     ValueError
         If it is not a numba-lamb checkpoint, is damaged, or has another format version.
     """
-    with open(path, "rb") as file:
+    name = os.fsdecode(path)
+    with open(name, "rb") as file:
         try:
-            with np.load(file, allow_pickle=False) as archive:
-                arrays = {key: archive[key] for key in archive.files}
+            arrays = read_arrays(file)
             header = json.loads(arrays.pop("header").tobytes())
             version = header["format_version"]
             tree: dict[str, Any] = _restore(header["tree"], arrays) if _is_current(version) else {}
@@ -82,11 +90,11 @@ def load(path: str | os.PathLike[str]) -> dict[str, Any]:
                 raise TypeError("its tree is no dict")
         except Exception as error:  # damage shows in many ways, all of which mean this one thing
             raise ValueError(
-                f"{os.fspath(path)} is not a numba-lamb checkpoint, or is damaged ({error!r})"
+                f"{name} is not a numba-lamb checkpoint, or is damaged ({shorten(repr(error))})"
             ) from error
     if not _is_current(version):
         raise ValueError(
-            f"{os.fspath(path)} has format_version {version!r}; this numba-lamb reads version {FORMAT_VERSION}"
+            f"{name} has format_version {shorten(repr(version))}; this numba-lamb reads version {FORMAT_VERSION}"
         )
     return tree
 
@@ -95,24 +103,32 @@ def _is_current(version: object) -> bool:
     return type(version) is int and version == FORMAT_VERSION
 
 
-def _strip(node: Any, arrays: dict[str, Any], where: str) -> Any:
+def _strip(node: Any, arrays: dict[str, Any], where: str, levels: int) -> Any:
     """Move the arrays of `node` into `arrays` and return what is left as JSON values."""
     if isinstance(node, np.ndarray) and not isinstance(node, np.ma.MaskedArray):
         if node.dtype.hasobject:
-            raise TypeError(f"{where} is an array of Python objects, which a checkpoint cannot hold")
+            raise TypeError(f"{shorten(where)} is an array of Python objects, which a checkpoint cannot hold")
         key = f"a{len(arrays)}"
         arrays[key] = node
         return {"array": key}
+    if isinstance(node, dict | list) and levels == 0:
+        raise ValueError(
+            f"tree must have at most {MAX_DEPTH} levels and not contain itself, got more at {shorten(where)}"
+        )
     if isinstance(node, dict):
         for key in node:
             if not isinstance(key, str):
-                raise TypeError(f"keys of {where} must be str, not {type(key).__name__}")
-        return {"dict": {key: _strip(value, arrays, f"{where}[{key!r}]") for key, value in node.items()}}
+                raise TypeError(f"keys of {shorten(where)} must be str, not {type(key).__name__}")
+        return {
+            "dict": {
+                key: _strip(value, arrays, f"{where}[{key!r}]", levels - 1) for key, value in node.items()
+            }
+        }
     if isinstance(node, list):
-        return [_strip(value, arrays, f"{where}[{k}]") for k, value in enumerate(node)]
+        return [_strip(value, arrays, f"{where}[{k}]", levels - 1) for k, value in enumerate(node)]
     if node is None or type(node) in (bool, int, float, str):
         return node
-    raise TypeError(f"{where} is a {type(node).__name__}, which a checkpoint cannot hold")
+    raise TypeError(f"{shorten(where)} is a {type(node).__name__}, which a checkpoint cannot hold")
 
 
 def _restore(node: Any, arrays: dict[str, Any]) -> Any:

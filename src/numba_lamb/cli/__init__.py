@@ -3,10 +3,20 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout, suppress
+from typing import Any, NoReturn, cast
 
-from numba_lamb.cli import bench, info, plot, train
+from numba_lamb._text import shorten
+from numba_lamb.cli import bench, info, output, plot, train
 
 __all__ = ["main"]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors do not repeat long arguments whole."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(shorten(message, 500))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,16 +30,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success, 2 for what the caller must mend, 130 after Ctrl-C.
+        0 for success, 1 where standard output cannot be written, 2 for what the caller must mend, 130 after
+        Ctrl-C.
 
     Raises
     ------
     SystemExit
         With 2 on wrong arguments, and with 0 after ``--help``, as `argparse` does.
     """
-    parser = argparse.ArgumentParser(
-        prog="numba-lamb", description="Layer-wise adaptive optimizers and their schedules."
-    )
+    if sys.stdout is None:
+        # Before anything is done, and before a file that is opened takes the place of standard output.
+        output.fail("numba-lamb", "standard output is closed")
+        return 1
+    watched = output.Watched(sys.stdout)
+    with redirect_stdout(cast(Any, watched)):
+        try:
+            status = _run(argv)
+            # Here, because the interpreter could only complain at its exit.
+            watched.flush()
+        except (OSError, SystemExit):
+            with suppress(OSError):
+                watched.flush()
+            if watched.problem is None:
+                raise
+    problem = watched.problem
+    if problem is None:
+        return status
+    output.silence(sys.stdout)
+    if not isinstance(problem, BrokenPipeError):
+        output.fail("numba-lamb", f"cannot write to standard output: {problem.strerror or problem}")
+    return 1
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    parser = _Parser(prog="numba-lamb", description="Layer-wise adaptive optimizers and their schedules.")
     commands = parser.add_subparsers(metavar="command", required=True)
     train.add_parser(commands)
     bench.add_parser(commands)
@@ -39,6 +73,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except KeyboardInterrupt:
-        print("numba-lamb: interrupted", file=sys.stderr)
+        output.fail("numba-lamb", "interrupted")
         return 130
     return status

@@ -6,15 +6,15 @@
 import argparse
 import importlib.util
 import math
-import os
-import sys
 import textwrap
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numba_lamb._replace import replacing
+from numba_lamb._text import shorten
+from numba_lamb.cli.output import fail
 from numba_lamb.schedules import LearningRateSchedule, parse
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ SUFFIXES = (".png", ".svg")
 MAX_STEPS = 10**12
 MAX_POINTS = 20_000
 """Steps evaluated at most, several per pixel: a longer schedule is drawn from evenly spaced steps."""
+MAX_TEXT = 20_000
+"""Characters of one schedule: a list of thousands of epochs is searched anew for each point."""
 MAX_CURVES = 28
 MARKED_STEPS = 40
 """Curves of so few steps get a dot at each, since the lines between them mean nothing."""
@@ -85,6 +87,9 @@ def run(arguments: argparse.Namespace) -> int:
         return _fail(f"--out must end in {' or '.join(SUFFIXES)}, not {str(out)!r}")
     if len(arguments.schedules) > MAX_CURVES:
         return _fail(f"at most {MAX_CURVES} schedules can be told apart, not {len(arguments.schedules)}")
+    longest = max(map(len, arguments.schedules))
+    if longest > MAX_TEXT:
+        return _fail(f"a schedule must have at most {MAX_TEXT:,} characters, got {longest:,}")
     try:
         schedules = [read(expression) for expression in arguments.schedules]
         steps = arguments.steps or min(MAX_STEPS, max(schedule.horizon for schedule, _ in schedules))
@@ -171,7 +176,7 @@ def curve(label: str, schedule: LearningRateSchedule, steps: int) -> Curve:
             rates.append(schedule(step))
         except IndexError:
             break
-        except (TypeError, ValueError, ArithmeticError) as error:
+        except (TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise ValueError(f"{_quote(label)} has no rate at step {step}: {error}") from error
     return Curve(label, asked[: len(rates)], rates)
 
@@ -253,16 +258,11 @@ def draw(
                 prop={"family": "monospace", "size": 8.5},
             )
         form = path.suffix.lower().removeprefix(".")
-        beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            metadata: dict[str, Any] = {"Description": describe(curves)}
-            if form == "svg":
-                metadata["Date"] = None  # it would make each run's bytes differ
-            figure.savefig(beside, format=form, metadata=metadata)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        metadata: dict[str, Any] = {"Description": describe(curves)}
+        if form == "svg":
+            metadata["Date"] = None  # it would make each run's bytes differ
+        with replacing(path) as file:
+            figure.savefig(file, format=form, metadata=metadata)
 
 
 def _dress(axes: "Axes", log: bool) -> None:
@@ -300,7 +300,7 @@ def _check_visible(curves: Sequence[Curve], log: bool) -> None:
 
 
 def _quote(label: str) -> str:
-    return repr(label if len(label) <= 100 else f"{label[:97]}...")
+    return repr(shorten(label, 100))
 
 
 def _wrap(label: str) -> str:
@@ -325,6 +325,4 @@ def _step_count(text: str) -> int:
 
 
 def _fail(message: str) -> int:
-    # One line whatever was given.
-    print(f"numba-lamb plot: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return fail("numba-lamb plot", message)

@@ -5,16 +5,14 @@ driver loads what comes out: numba-cuda's own launching, which costs several dri
 """
 
 import hashlib
-import os
 import re
-import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from numba_lamb import _private
 from numba_lamb._compile import cache_state
 from numba_lamb.kernels.book import THREADS
 from numba_lamb.kernels.cuda_link import link
@@ -23,7 +21,6 @@ from numba_lamb.kernels.cuda_tools import INSTALL, PACKAGES, named, nvvm_package
 from numba_lamb.kernels.cuda_tools import version as _version
 
 _TOOLS = ("numba", "llvmlite", *PACKAGES)
-_DIGEST = hashlib.sha256().digest_size
 _LEAST_BLOCKS = {("lamb_advance", "float32"): 4}
 """Blocks that a multiprocessor must hold, where the compiler would use registers for fewer without need."""
 
@@ -31,7 +28,7 @@ _LEAST_BLOCKS = {("lamb_advance", "float32"): 4}
 def machine_code(kernel: Callable[..., None], dtype: np.dtype[Any], capability: tuple[int, int]) -> bytes:
     """Return a kernel's machine code for parameters of `dtype`, from the disk where it was made before."""
     path = _cached_path(kernel, dtype, capability)
-    found = None if path is None else _read(path)
+    found = None if path is None else _private.read(path)
     if found is not None:
         return found
     code = link(ptx(kernel, dtype, capability), capability)
@@ -111,27 +108,12 @@ def _cached_path(
     return Path(folder, f"cuda.{kernel.__name__}-{dtype.name}.{sources[:8]}-{digest}.cubin")
 
 
-def _read(path: Path) -> bytes | None:
-    """Return what `_save` wrote, None where there is nothing or what is there is damaged."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
-    digest, code = content[:_DIGEST], content[_DIGEST:]
-    return code if hashlib.sha256(code).digest() == digest else None
-
-
 def _save(path: Path, code: bytes) -> None:
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(hashlib.sha256(code).digest() + code)
-        os.replace(beside, path)
+        _private.write(path, code)
         kept = path.name.rsplit("-", 1)[0]
         for older in path.parent.glob(f"{path.name.split('.')[0]}.{path.name.split('.')[1]}.*.cubin"):
             if not older.name.startswith(kept):
                 older.unlink(missing_ok=True)
     except OSError:
-        # A full disk or a folder that turned read-only costs a compilation next time.
-        with suppress(OSError):
-            beside.unlink(missing_ok=True)
+        pass  # a full disk or a folder that turned read-only costs a compilation next time

@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from numba_lamb._text import shorten
+
 from . import (
     compose,
     cosine,
@@ -22,6 +24,9 @@ from . import (
 from ._base import LearningRateSchedule
 
 __all__ = ["parse"]
+
+MAX_TABLE = 1_000_000
+"""Values that the tables of one expression may have together: a few characters can ask for any number."""
 
 
 def _known() -> dict[str, Callable[..., Any]]:
@@ -49,6 +54,9 @@ def _known() -> dict[str, Callable[..., Any]]:
 
 _KNOWN = _known()
 
+_LENGTHS = {**dict.fromkeys(tables.__all__, "total_step"), **dict.fromkeys(piecewise.__all__, "milestone")}
+"""The argument that says how long a table is."""
+
 
 def parse(expression: str) -> LearningRateSchedule:
     """Return the schedule that an expression describes.
@@ -74,8 +82,8 @@ def parse(expression: str) -> LearningRateSchedule:
     TypeError
         If ``expression`` is not a string.
     ValueError
-        If it is not of this form, names something unknown, or the schedule refuses its arguments; the message
-        shows the piece at fault.
+        If it is not of this form, names something unknown, asks for tables of more than 1,000,000 values
+        together, or the schedule refuses its arguments; the message shows the piece at fault.
 
     Notes
     -----
@@ -92,66 +100,87 @@ def parse(expression: str) -> LearningRateSchedule:
     """
     if not isinstance(expression, str):
         raise TypeError(f"expression must be a string, got {expression!r}")
+    text = expression.strip()
     try:
-        tree = ast.parse(expression.strip(), mode="eval").body
-        value = _value(tree, expression.strip())
+        tree = ast.parse(text, mode="eval").body
+        value = _Reading(text).value(tree)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"cannot read {_shorten(expression)!r} as a schedule: {error}") from None
+        raise ValueError(
+            f"cannot read {shorten(expression)!r} as a schedule: {shorten(str(error))}"
+        ) from None
     if isinstance(value, LearningRateSchedule):
         return value
+    shown = shorten(text)
     if isinstance(tree, ast.Call):
-        raise ValueError(f"{expression!r} is a table: hold_last({expression.strip()}) is a schedule")
-    raise ValueError(f"{expression!r} is not a schedule: a call such as WarmUpLR(0.1, 100) is wanted")
+        raise ValueError(f"{shown!r} is a table: hold_last({shown}) is a schedule")
+    raise ValueError(f"{shown!r} is not a schedule: a call such as WarmUpLR(0.1, 100) is wanted")
 
 
-def _value(node: ast.expr, text: str) -> Any:
-    """Return what a node stands for."""
-    match node:
-        case ast.Constant(value=bool() | int() | float() | str() | None as literal):
-            return literal
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-            if not isinstance(number, bool):
-                return -number
-        case ast.List(elts=items):
-            return [_value(item, text) for item in items]
-        case ast.Tuple(elts=items):
-            return tuple(_value(item, text) for item in items)
-        case ast.Call(func=ast.Name(id=name)):
-            return _call(name, node, text)
-        case ast.Name(id=name) if name in _KNOWN:
-            raise ValueError(f"{name!r} needs its arguments: {name}(...)")
-        case ast.Name(id=name):
+class _Reading:
+    """One expression while it is read: its text, and how many values its tables may still have."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._left = MAX_TABLE
+
+    def value(self, node: ast.expr) -> Any:
+        """Return what a node stands for."""
+        match node:
+            case ast.Constant(value=bool() | int() | float() | str() | None as literal):
+                return literal
+            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
+                if not isinstance(number, bool):
+                    return -number
+            case ast.List(elts=items):
+                return [self.value(item) for item in items]
+            case ast.Tuple(elts=items):
+                return tuple(self.value(item) for item in items)
+            case ast.Call(func=ast.Name(id=name)):
+                return self._call(name, node)
+            case ast.Name(id=name) if name in _KNOWN:
+                raise ValueError(f"{name!r} needs its arguments: {name}(...)")
+            case ast.Name(id=name):
+                raise ValueError(_unknown(name))
+        raise ValueError(f"{self._source(node)!r} is neither a literal nor a call of a schedule")
+
+    def _call(self, name: str, node: ast.Call) -> Any:
+        """Return what a call of a known name gives."""
+        if name not in _KNOWN:
             raise ValueError(_unknown(name))
-    raise ValueError(f"{_source(node, text)!r} is neither a literal nor a call of a schedule")
+        arguments = [self.value(argument) for argument in node.args]
+        keywords: dict[str, Any] = {}
+        for keyword in node.keywords:
+            if keyword.arg is None:
+                raise ValueError(f"{self._source(node)!r}: ** cannot be used here")
+            if keyword.arg in keywords:
+                raise ValueError(f"{self._source(node)!r}: {shorten(keyword.arg)} is given twice")
+            keywords[keyword.arg] = self.value(keyword.value)
+        try:
+            self._make_room(name, arguments, keywords)
+            return _KNOWN[name](*arguments, **keywords)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{self._source(node)!r}: {shorten(str(error), 300)}") from error
 
+    def _make_room(self, name: str, arguments: list[Any], keywords: dict[str, Any]) -> None:
+        """Raise if a call asks for a table that is too long; before it is made."""
+        if name not in _LENGTHS:
+            return
+        argument = _LENGTHS[name]
+        given = inspect.signature(_KNOWN[name]).bind(*arguments, **keywords).arguments.get(argument)
+        lengths = given if isinstance(given, list | tuple) else [given]
+        longest = max((length for length in lengths if isinstance(length, int)), default=0)
+        if longest > self._left:
+            raise ValueError(
+                f"{argument} must be at most {self._left:,}, got {longest}: "
+                f"tables of an expression have at most {MAX_TABLE:,} values together"
+            )
+        self._left -= longest
 
-def _call(name: str, node: ast.Call, text: str) -> Any:
-    """Return what a call of a known name gives."""
-    if name not in _KNOWN:
-        raise ValueError(_unknown(name))
-    arguments = [_value(argument, text) for argument in node.args]
-    keywords: dict[str, Any] = {}
-    for keyword in node.keywords:
-        if keyword.arg is None:
-            raise ValueError(f"{_source(node, text)!r}: ** cannot be used here")
-        if keyword.arg in keywords:
-            raise ValueError(f"{_source(node, text)!r}: {keyword.arg} is given twice")
-        keywords[keyword.arg] = _value(keyword.value, text)
-    try:
-        return _KNOWN[name](*arguments, **keywords)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{_source(node, text)!r}: {error}") from error
+    def _source(self, node: ast.expr) -> str:
+        return shorten(ast.get_source_segment(self._text, node) or self._text)
 
 
 def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name, _KNOWN, n=3)
     hint = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(sorted(_KNOWN))}"
-    return f"unknown schedule {name!r}: {hint}"
-
-
-def _source(node: ast.expr, text: str) -> str:
-    return _shorten(ast.get_source_segment(text, node) or text)
-
-
-def _shorten(text: str) -> str:
-    return text if len(text) <= 200 else text[:197] + "..."
+    return f"unknown schedule {shorten(name)!r}: {hint}"

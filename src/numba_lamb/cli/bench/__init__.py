@@ -20,6 +20,7 @@ from numba_lamb.cli.bench.machine import available_memory, describe_machine, usa
 from numba_lamb.cli.bench.profiles import PROFILES, parameter_count
 from numba_lamb.cli.bench.rounds import Measurement, batches, measure
 from numba_lamb.cli.bench.summary import Row, summarize
+from numba_lamb.cli.output import fail
 from numba_lamb.kernels.launch import thread_count
 
 __all__ = ["add_parser", "run", "run_profile"]
@@ -199,5 +200,4 @@ def _at_least_one(text: str) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"numba-lamb bench: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return fail("numba-lamb bench", message)

@@ -9,9 +9,10 @@ Ctrl-C, checkpoint, files), ``display``, ``figure`` and ``rows`` (what is shown)
 import argparse
 import importlib.util
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
+
+from numba_lamb.cli.output import fail
 
 __all__ = ["add_parser", "run"]
 
@@ -110,5 +111,4 @@ def _at_least(low: int) -> Any:
 
 
 def _fail(message: str) -> int:
-    print(f"numba-lamb train: {message}", file=sys.stderr)
-    return 2
+    return fail("numba-lamb train", message)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from numba_lamb._text import shorten
+from numba_lamb.cli.train import fit
 from numba_lamb.cli.train.data import Digits, Task
 from numba_lamb.cli.train.model import WIDTHS
 from numba_lamb.cli.train.plan import (
@@ -17,6 +19,8 @@ from numba_lamb.cli.train.plan import (
     table_runs,
 )
 from numba_lamb.cli.train.training import Result, Training
+
+_KIND = "numba-lamb train"
 
 STEP_OVERHEAD = 170
 """A step costs about as much as this many samples, on top of its own."""
@@ -129,8 +133,10 @@ class Experiment:
         return True
 
     def _start(self, run: Run) -> Training:
-        shown = run.optimizer == "lamb" and run.batch == self.samples and run.seed == 0
-        return Training(run, self._task(run), keep_ratios=shown)
+        return Training(run, self._task(run), keep_ratios=self._is_shown(run))
+
+    def _is_shown(self, run: Run) -> bool:
+        return run.optimizer == "lamb" and run.batch == self.samples and run.seed == 0
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
@@ -149,12 +155,13 @@ class Experiment:
 
     def tree(self) -> dict[str, Any]:
         """Return everything that is needed to go on, as a tree for a checkpoint."""
-        return {
-            "kind": "numba-lamb train",
+        tree = {
+            "kind": _KIND,
             "protocol": self.protocol(),
             "results": [result.tree() for result in self.results.values()],
             "current": None if self._current is None else self._current.tree(),
         }
+        return {**tree, "digest": fit.digest(tree)}
 
     def restore(self, tree: Mapping[str, Any]) -> None:
         """Put back what `tree` returned.
@@ -162,16 +169,41 @@ class Experiment:
         Raises
         ------
         ValueError
-            If it comes from something else or from other options; it names the first that differs.
+            If it comes from something else or from other options, naming the first that differs, or has been
+            changed.
         """
-        if tree.get("kind") != "numba-lamb train":
-            raise ValueError("it is not a checkpoint of numba-lamb train")
+        if repr(tree.get("kind")) != repr(_KIND) or not isinstance(tree.get("protocol"), dict):
+            raise ValueError(f"it is not a checkpoint of {_KIND}")
         for key, value in self.protocol().items():
-            if tree["protocol"].get(key) != value:
-                made_with = tree["protocol"].get(key)
-                raise ValueError(f"it was made with {key} = {made_with}, and this run has {value}")
-        results = [Result.from_tree(one) for one in tree["results"]]
-        self.results = {result.run: result for result in results}
-        if tree["current"] is not None:
-            self._current = self._start(Run(**tree["current"]["run"]))
-            self._current.restore(tree["current"])
+            made_with = tree["protocol"].get(key)
+            # As text, in which 1, 1.0 and True differ.
+            if repr(made_with) != repr(value):
+                raise ValueError(
+                    f"it was made with {key} = {shorten(repr(made_with))}, and this run has {value}"
+                )
+        fit.check_same(tree["protocol"], self.protocol(), "protocol")
+        fit.check_keys(tree, self.tree().keys(), "its tree")
+        told = {key: value for key, value in tree.items() if key != "digest"}
+        fit.check_same(tree["digest"], fit.digest(told), "its digest")
+        self._take_over(tree["results"], tree["current"])
+
+    def _take_over(self, results: Any, current: Any) -> None:
+        fit.require(isinstance(results, list), "results", "a list", results)
+        self.results = {}
+        # The runs of the table depend on the results of the search, which are there by then.
+        runs = self.runs()
+        for k, one in enumerate(results):
+            run = next(runs, None)
+            if run is None:
+                raise ValueError(f"results must be a list of {k}, got a list of {len(results)}")
+            self.results[run] = Result.from_tree(
+                one, run, self._task(run), keeps_ratios=self._is_shown(run), where=f"results[{k}]"
+            )
+        run = next(runs, None)
+        if run is None or current is None:
+            fit.check_same(current, None, "current")
+            self._current = None
+        else:
+            started = self._start(run)
+            started.restore(current, "current")
+            self._current = started

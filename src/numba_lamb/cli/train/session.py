@@ -82,6 +82,8 @@ def _restore(experiment: Experiment, path: Path) -> None:
         raise SessionError(f"there is no checkpoint at {path}; start without --resume") from error
     except ValueError as error:
         raise SessionError(f"cannot resume from {path}: {error}") from error
+    except OSError as error:
+        raise SessionError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _make_folder(out: Path) -> None:

@@ -1,14 +1,15 @@
 """One run, epoch by epoch, with a state that can be put away and taken up again."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb import Lamb
+from numba_lamb.cli.train import fit
 from numba_lamb.cli.train.data import Task
 from numba_lamb.cli.train.model import Params, accuracy, initial, loss_and_gradients
 from numba_lamb.cli.train.plan import CONTESTANTS, Run
@@ -44,9 +45,36 @@ class Result:
         return asdict(self)
 
     @classmethod
-    def from_tree(cls, tree: Mapping[str, Any]) -> "Result":
-        """Return the result that `tree` was made from."""
-        return cls(**{**tree, "run": Run(**tree["run"])})
+    def from_tree(cls, tree: Any, run: Run, task: Task, *, keeps_ratios: bool, where: str) -> "Result":
+        """Return the result of `run` that `tree` was made from.
+
+        Raises
+        ------
+        ValueError
+            If it is no result that this run on this task could have.
+        """
+        fit.check_keys(tree, [field.name for field in fields(cls)], where)
+        fit.check_same(tree["run"], asdict(run), f"{where}['run']")
+        fit.check_losses(tree["losses"], run.epochs, tree["stopped"], where, finished=True)
+        share, judged = tree["accuracy"], len(task.held_out_labels)
+        # A NaN fails the first comparison.
+        fits = type(share) is float and 0 <= share <= 1 and round(share * judged) / judged == share
+        fit.require(fits, f"{where}['accuracy']", f"a share of {judged} samples", share)
+        hexadecimal = r"[0-9a-f]{64}"
+        weights = tree["weights_sha256"]
+        fits = isinstance(weights, str) and re.fullmatch(hexadecimal, weights) is not None
+        fit.require(fits, f"{where}['weights_sha256']", hexadecimal, weights)
+        ratios, where = tree["ratios"], f"{where}['ratios']"
+        if keeps_ratios:
+            fits = isinstance(ratios, np.ndarray) and ratios.dtype == np.float64
+            fit.require(fits, where, "an array of float64", ratios)
+            steps = ratios.shape[-1] if ratios.ndim else 0
+            per_epoch = run.steps(len(task.inputs)) // run.epochs
+            fit.check_steps(steps, len(tree["losses"]), per_epoch, tree["stopped"], f"number of {where}")
+            fit.check_ratio_list(ratios.T.tolist(), steps, len(initial(run.seed)), where)
+        else:
+            fit.check_same(ratios, None, where)
+        return cls(**{**tree, "run": run})
 
 
 class Training:
@@ -126,10 +154,40 @@ class Training:
             "optimizer": self._optimizer.state_dict(),
         }
 
-    def restore(self, tree: Mapping[str, Any]) -> None:
-        """Put back what `tree` returned, for the same run."""
-        self.steps, self.stopped = tree["steps"], tree["stopped"]
-        self.losses, self._ratios = list(tree["losses"]), tree["ratios"]
+    def restore(self, tree: Any, where: str) -> None:
+        """Put back what `tree` returned, for the same run.
+
+        Raises
+        ------
+        ValueError
+            If it is no state that this run could have; nothing has changed then.
+        """
+        fit.check_keys(tree, self.tree().keys(), where)
+        fit.check_same(tree["run"], asdict(self.run), f"{where}['run']")
+        steps, losses, stopped = tree["steps"], tree["losses"], tree["stopped"]
+        fit.check_losses(losses, self.run.epochs, stopped, where, finished=False)
+        per_epoch = self.run.steps(len(self._task.inputs)) // self.run.epochs
+        fit.check_steps(steps, len(losses), per_epoch, stopped, f"{where}['steps']")
+        if self._ratios is None:
+            fit.check_same(tree["ratios"], None, f"{where}['ratios']")
+        else:
+            fit.check_ratio_list(tree["ratios"], steps, len(self._params), f"{where}['ratios']")
+        fit.check_same(tree["params"], self._params, f"{where}['params']")
+        state = _after(self._optimizer.state_dict(), steps)
+        fit.check_same(tree["optimizer"], state, f"{where}['optimizer']")
+        # It may still refuse numbers of its own.
+        self._optimizer.load_state_dict(tree["optimizer"])
+        self.steps, self.stopped = steps, stopped
+        self.losses, self._ratios = list(losses), tree["ratios"]
         for name, array in self._params.items():
             array[...] = tree["params"][name]
-        self._optimizer.load_state_dict(tree["optimizer"])
+
+
+def _after(state: Any, steps: int) -> Any:
+    """Return an optimizer's state with the counters that it has after so many steps."""
+    if isinstance(state, dict):
+        return {
+            key: steps if key in ("step", "steps", "global_step") else _after(value, steps)
+            for key, value in state.items()
+        }
+    return [_after(value, steps) for value in state] if isinstance(state, list) else state
