@@ -51,7 +51,7 @@ def test_a_decay_that_is_assigned_is_the_one_given(make):
 def test_a_decay_that_is_refused_changes_nothing(make):
     opt = make(model(), weight_decay=0.5)
     for bad in (-1.0, float("nan"), "0.1", None, True):
-        with pytest.raises((TypeError, ValueError), match="^weight_decay must be"):
+        with pytest.raises((TypeError, ValueError), match=r"^weight_decay must be"):
             opt.weight_decay = bad
     assert opt.weight_decay == opt.get_weight_decay() == 0.5
 

@@ -37,7 +37,7 @@ def test_loading_a_count_that_is_none_is_refused(make: Any, count: Any) -> None:
     saved["state"][1]["step"] = count
     saved["param_groups"][0]["lr"] = 0.5
     with pytest.raises(
-        ValueError, match="^state 'step' of parameter 'w' must be a number >= 0, whole and at most"
+        ValueError, match=r"^state 'step' of parameter 'w' must be a number >= 0, whole and at most"
     ):
         opt.load_state_dict(saved)
     assert_same(snapshot(opt), before)
