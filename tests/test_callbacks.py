@@ -152,6 +152,13 @@ def test_what_is_no_rate_is_refused_and_nothing_changes(returned, kind):
     assert snapshot(opt) == before
 
 
+def test_a_rate_below_0_by_rounding_is_0():
+    opt = nl.Lamb({"a": ones()}, 0.5)
+    opt.step([ones()])
+    LearningRateScheduler(lambda rate, step: -2.96e-20)(opt)
+    assert opt.learning_rate == opt.get_lr() == 0.0
+
+
 def test_the_function_must_be_one():
     with pytest.raises(TypeError, match=r"learning_rate_function must be a callable .* not float"):
         LearningRateScheduler(0.1)

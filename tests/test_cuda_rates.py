@@ -112,6 +112,34 @@ def test_a_rate_that_is_none_changes_nothing(gpu: Gpu, value: float, limit: floa
     pair.check(stats=False)
 
 
+def test_a_rate_below_0_by_rounding_is_0_and_options_are_live(gpu: Gpu) -> None:
+    rates = [gpu.array(np.float64(-1e-12)), gpu.array(np.float32(-2.96e-20))]
+
+    def make(params: dict[str, np.ndarray]) -> nl.Lamb:
+        lr, decay = rates if isinstance(params["a"], GpuArray) else (0.0, 0.0)
+        return nl.Lamb(
+            [{"params": {"a": params["a"]}, "lr": lr}, {"params": {"b": params["b"]}}],
+            0.25,
+            weight_decay=decay,
+        )
+
+    pair = Pair(gpu, WEIGHTS, make)
+    random = np.random.default_rng(5)
+    for _ in range(2):
+        pair.step(gradients_like(WEIGHTS, random))
+    assert pair.gpu_optimizer.get_lr() == pair.cpu.get_lr() == (0.0, 0.25)
+    pair.gpu_optimizer.check()
+    for optimizer in pair.both:
+        optimizer.weight_decay, optimizer.nonfinite = 0.125, "skip"
+    pair.step(gradients_like(WEIGHTS, random))
+    pair.step({"a": np.full(200, np.nan, "f4"), "b": WEIGHTS["b"]})
+    pair.gpu_optimizer.param_groups[0]["lr"] = 0.0
+    pair.check()
+    pair.gpu_optimizer.nonfinite = "raise"
+    with pytest.raises(FloatingPointError, match="has 200 values"):
+        pair.gpu_optimizer.step(gpu.arrays({"a": np.full(200, np.nan, "f4"), "b": WEIGHTS["b"]}))
+
+
 @pytest.mark.parametrize("value", [np.nan, -1.0])
 def test_raise_does_so_at_the_step(gpu: Gpu, value: float) -> None:
     rate = gpu.array(np.float32(0.25))

@@ -754,6 +754,12 @@ STATES = {
     "step True": (change("layers", "y", "step", to=True), "step"),
     "step 1.0": (change("layers", "y", "step", to=1.0), "step"),
     "huge step": (change("layers", "y", "step", to=2**70), "step"),
+    "the last step": (
+        change("layers", "y", "step", to=2**63 - 1),
+        r"'step'\] must be an int >= 0 and <= 2\*\*62, not 9",
+    ),
+    "global_step huge": (change("global_step", to=2**62 + 1), "global_step"),
+    "skipped_steps huge": (change("skipped_steps", to=2**63 - 1), "skipped_steps"),
     "a buffer missing": (remove("layers", "y", "v"), "'v'"),
     "a buffer more": (change("layers", "y", "u", to=ones()), "'u'"),
     "shape": (change("layers", "x", "m", to=ones(4)), r"'x'.*'m'.*float32.*\(3,\).*\(4,\)"),
@@ -789,6 +795,18 @@ def test_states_refused(pair, damage, match):
     pair.refuses(ValueError, match, lambda opt: opt.load_state_dict(state))
     assert frozen(state) == frozen(kept)
     pair.goes_on_as_the_twin()
+
+
+def test_the_largest_count_goes_on(pair):
+    state = pair.opt.state_dict()
+    for layer in state["layers"].values():
+        layer["step"] = 2**62
+    state["global_step"] = state["skipped_steps"] = 2**62
+    pair.opt.load_state_dict(state)
+    pair.opt.step(pair.gradients)
+    assert pair.opt.global_step == 2**62 + 1
+    assert {layer["step"] for layer in pair.opt.state_dict()["layers"].values()} == {2**62 + 1}
+    assert all(np.isfinite(array).all() for array in pair.opt.params.values())
 
 
 @pytest.mark.parametrize("state", [None, [], "state", 3], ids=repr)

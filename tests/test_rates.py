@@ -125,16 +125,64 @@ def test_iterators_are_pulled_as_far_as_needed():
     assert len(pulled) == 3
 
 
-def test_an_iterator_that_raises_is_heard_and_keeps_what_it_gave():
+@pytest.mark.parametrize("error", [LookupError("lost"), KeyboardInterrupt()], ids=repr)
+def test_an_iterator_that_raises_is_heard_and_keeps_what_it_gave(error):
     def fails_after_one():
         yield 0.5
-        raise LookupError("lost")
+        raise error
 
     rate = Rate(fails_after_one(), "rate")
     assert rate(0) == 0.5
-    with pytest.raises(LookupError, match="lost"):
+    with pytest.raises(type(error)) as first:
         rate(1)
+    assert first.value is error
+    for step in (1, 2, 1):
+        message = (
+            f"^rate is an iterator that raised {type(error).__name__} at step 1 and gives no more values; "
+        )
+        with pytest.raises(RuntimeError, match=message) as later:
+            rate(step)
+        assert later.value.__cause__ is error
     assert rate(0) == 0.5
+
+
+def test_an_iterator_that_can_go_on_does():
+    class Flaky:
+        calls = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.calls += 1
+            if self.calls == 2:
+                raise OSError("try again")
+            if self.calls == 4:
+                raise StopIteration
+            return 0.5
+
+    rate = Rate(Flaky(), "rate")
+    with pytest.raises(OSError, match="try again"):
+        rate(1)
+    assert rate(1) == 0.5
+    with pytest.raises(IndexError, match="a table of 2 values"):
+        rate(2)
+
+
+ROUNDED = [-5e-324, -2.96e-20, -1e-15, -1e-12, Fraction(-1, 10**13), np.float32(-1e-13), np.float64(-1e-16)]
+
+
+@pytest.mark.parametrize("value", ROUNDED, ids=repr)
+def test_a_rate_below_0_by_rounding_is_0(value):
+    forms = [
+        value,
+        [value],
+        np.array([float(value)]),
+        np.array(float(value)),
+        iter([value]),
+        lambda step: value,
+    ]
+    assert [Rate(form, "rate")(0) for form in forms] == [0.0] * len(forms)
 
 
 def test_tables_and_0d_arrays_are_read_live():
@@ -171,7 +219,7 @@ def test_an_exception_of_a_callable_passes_through():
 
 NO_RATES = {
     "negative": (-1, ValueError),
-    "tiny negative": (-5e-324, ValueError),
+    "small negative": (-1.1e-12, ValueError),
     "NaN": (float("nan"), ValueError),
     "infinity": (float("inf"), ValueError),
     "negative fraction": (Fraction(-1, 3), ValueError),

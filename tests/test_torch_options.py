@@ -162,6 +162,28 @@ def test_refused_in_add_param_group(kind: Any, name: str, value: Any, error: Any
     steps(opt, [p])
 
 
+@pytest.mark.parametrize("kind", list(TABLE))
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "nonfinite"])
+def test_a_refusal_calls_a_group_the_same_everywhere(kind: Any, name: str) -> None:
+    """The first group has no number where it is the only one yet, so it has none later."""
+
+    def refusal(refused: Any, *given: Any, **options: Any) -> str:
+        with pytest.raises(ValueError, match=f"^{name}") as raised:
+            refused(*given, **options)
+        return str(raised.value)
+
+    for index, groups in ((0, [{}]), (0, [{}, {}]), (1, [{}, {}]), (2, [{}, {}, {}])):
+        made = [{"params": [parameter(3)], **group} for group in groups]
+        bad = [dict(group) for group in made]
+        bad[index][name] = -1.0
+        opt = kind(made, lr=0.1)
+        fill([group["params"][0] for group in opt.param_groups])
+        opt.param_groups[index][name] = -1.0
+        said = refusal(opt.step)
+        assert said == refusal(kind, bad, lr=0.1)
+        assert said.startswith(f"{name} of group {index} must" if index else f"{name} must")
+
+
 @cases
 @pytest.mark.parametrize("stepped", [False, True])
 def test_refused_in_a_live_group(

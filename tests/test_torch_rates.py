@@ -13,6 +13,7 @@ from torch_helpers import (  # noqa: E402
     PAIRS,
     alike,
     assert_close,
+    assert_same,
     fill,
     network,
     parameter,
@@ -79,6 +80,66 @@ def test_schedulers_of_torch(pair: str, scheduler: str, tensor: bool) -> None:
 
     # torch multiplies a NumPy float32 as such.
     alike(pair, scenario, 1e-7 if scheduler == "numpy" else 1e-11)
+
+
+L = torch.optim.lr_scheduler
+TO_ZERO: dict[str, Callable[[Any, int], Any]] = {
+    "linear": lambda opt, n: L.LinearLR(opt, 1 / 3, 0.0, n),
+    "polynomial": lambda opt, n: L.PolynomialLR(opt, n, 1.0),
+    "square": lambda opt, n: L.PolynomialLR(opt, n, 2.0),
+    "cosine": lambda opt, n: L.CosineAnnealingLR(opt, n),
+    "warm_restarts": lambda opt, n: L.CosineAnnealingWarmRestarts(opt, n),
+    "one_cycle": lambda opt, n: L.OneCycleLR(
+        opt, opt.defaults["lr"], total_steps=4 * n, final_div_factor=1e30, anneal_strategy="linear"
+    ),
+    "lambda": lambda opt, n: L.LambdaLR(opt, lambda step: 1 - min(step, n) * (1 / n) - 1e-16),
+    "cyclic": lambda opt, n: L.CyclicLR(opt, 0.0, opt.defaults["lr"], n, cycle_momentum=False),
+    "sequential": lambda opt, n: L.SequentialLR(
+        opt, [L.LinearLR(opt, 0.1, 1.0, n), L.LinearLR(opt, 1.0, 0.0, n)], [n]
+    ),
+    "sequential_cosine": lambda opt, n: L.SequentialLR(
+        opt, [L.LinearLR(opt, 0.1, 1.0, n), L.CosineAnnealingLR(opt, n)], [n]
+    ),
+    "chained": lambda opt, n: L.ChainedScheduler([L.LinearLR(opt, 1.0, 0.0, n), L.CosineAnnealingLR(opt, n)]),
+}
+
+
+@pytest.mark.parametrize("schedule", list(TO_ZERO))
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+def test_schedules_that_end_at_0_do_so(schedule: str) -> None:
+    """Rounding takes some of them below 0."""
+    for base in (1e-5, 3e-4, 1e-3, 0.1, 1.0, 10.0):
+        for n in (3, 10, 30, 100):
+            p = parameter(3, dtype=torch.float32)
+            opt = Lamb([p], lr=base, variant="adamw")
+            schedule_of = TO_ZERO[schedule](opt, n)
+            p.grad = torch.ones(3)
+            for _ in range(min(2 * n, 100) + 3):
+                opt.step()
+                schedule_of.step()
+            assert opt.state[p]["step"].item() == min(2 * n, 100) + 3
+            assert torch.isfinite(p).all()
+
+
+@ours
+@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@pytest.mark.parametrize("tensor", [False, True])
+def test_a_rate_below_0_by_rounding_is_0(make: Any, name: str, tensor: bool) -> None:
+    def trained(value: Any) -> Any:
+        params = [parameter(4, 3), parameter(5, seed=1)]
+        opt = make(params, **{name: value})
+        steps(opt, params)
+        opt.param_groups[0][name] = 0.25
+        steps(opt, params)
+        opt.param_groups[0][name] = value
+        steps(opt, params)
+        return values(params)
+
+    expected = trained(0.0)
+    for small in (-5e-324, -2.96e-20, -1e-12):
+        assert_same(trained(torch.tensor(small, dtype=torch.float64) if tensor else small), expected)
+    with pytest.raises(ValueError, match=f"^{name} must be >= 0 and < 3.4e"):
+        make([parameter(3)], **{name: -1.1e-12})
 
 
 # -- names ------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from numba_lamb.optimizers.base import Optimizer
+from numba_lamb.rates import unrounded
 
 __all__ = ["LearningRateScheduler"]
 
@@ -108,7 +109,7 @@ def _checked(rate: Any, step: int) -> float:
         raise TypeError(
             f"learning_rate_function must return a number, but returned {rate!r} after step {step}"
         )
-    number = float(rate)
+    number = unrounded(float(rate))
     if not (math.isfinite(number) and number >= 0):
         raise ValueError(
             f"learning_rate_function must return a finite rate >= 0, but returned {rate!r} after step {step}"

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from numba_lamb.arrays import Storage, is_array, on_device, value_on_device
+from numba_lamb.numerics.rules import ROUNDED_ZERO
 
 RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
 """A number, a 0-d or 1-D array, an iterable with one value per step, or a callable of the 0-based step."""
@@ -16,12 +17,24 @@ RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int]
 _NO_TABLES = (Mapping, set, frozenset, bytes, bytearray, memoryview)
 
 
+def unrounded(rate: float) -> float:
+    """Return 0 for a rate that is below 0 by rounding, as at the end of a schedule, else `rate`."""
+    return 0.0 if ROUNDED_ZERO <= rate < 0 else rate
+
+
 class Pulled:
-    """What an iterator gave so far, and the rest of it: pulled as far as it is asked, and kept."""
+    """What an iterator gave so far, and the rest of it: pulled as far as it is asked, and kept.
+
+    Attributes
+    ----------
+    failure : (int, BaseException) or None
+        The step at which the iterator raised, and what; a generator gives nothing more after that.
+    """
 
     def __init__(self, source: Iterator[float]) -> None:
         self._source = source
         self._values: list[float] = []
+        self.failure: tuple[int, BaseException] | None = None
 
     def __len__(self) -> int:
         return len(self._values)
@@ -36,6 +49,10 @@ class Pulled:
                 self._values.append(next(self._source))
             except StopIteration:
                 return
+            except BaseException as error:
+                self.failure = len(self._values), error
+                raise
+            self.failure = None
 
 
 class Rate:
@@ -77,7 +94,7 @@ class Rate:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError(f"{self.name}{where} must be a real number, not {type(value).__name__}")
         try:
-            number = float(value)
+            number = unrounded(float(value))
         except OverflowError:
             number = math.inf
         if not (math.isfinite(number) and number >= 0):
@@ -127,6 +144,12 @@ class Rate:
     def _look_up(self, table: Any, step: int) -> Any:
         if isinstance(table, Pulled):
             table.pull(step + 1)
+            if step >= len(table) and table.failure is not None:
+                failed, error = table.failure
+                raise RuntimeError(
+                    f"{self.name} is an iterator that raised {type(error).__name__} at step {failed} and gives no "
+                    "more values; assign another rate"
+                ) from error
         if step >= len(table):
             raise IndexError(
                 f"{self.name} is a table of {len(table)} values and has none for step {step} (steps count from "

@@ -98,6 +98,8 @@ def group_value(book: Any, layer: Any, quantity: Any) -> Any:
         else:
             position = (step % book[at.TABLE_STEPS]) * book[at.GROUP_COUNT] + longs(book, at.GROUP_OF)[layer]
             value = doubles(book, at.RATE_TABLE)[position * at.QUANTITIES + quantity]
+    if rules.ROUNDED_ZERO <= value < 0.0:
+        value = 0.0
     if not 0.0 <= value <= doubles(book, at.CONSTANTS)[at.LARGEST]:
         control[at.REFUSAL] = at.BAD_RATE
     return value

@@ -13,6 +13,7 @@ chunk sum             element ``i`` of a chunk to lane ``i % 128`` in order, the
 layer sum             chunk ``c`` of a layer to lane ``c % 128`` in order, then the lane tree
 lane tree             lane ``j`` takes lane ``j + h`` for ``h`` = 64, 32, 16, 8, 4, 2, 1
 norms, trust ratio    float64; LAMB's ratio is 1 where either norm is 0
+rate, weight decay    one in [-1e-12, 0), which rounding makes of 0, is 0
 ``1 - lr*decay``      decay outside the direction: float64, cast once; ``w`` is multiplied by it at first
 corrected rate        ``lr/(1-beta1^t)`` or ``lr*sqrt(1-beta2^t)/(1-beta1^t)``: float64
 norm of gradients n   raw squares by chunk and layer as above; layer ``k`` of a dtype to lane ``k % 128`` in
@@ -42,6 +43,8 @@ import numpy as np
 # Where the ratio of LARS is 1: nowhere; where a norm is 0; where ||w|| or the denominator is 0; where a norm or
 # the decay is 0.
 UNGUARDED, ZERO_NORM, ZERO_DENOMINATOR, ZERO_DECAY = range(4)
+# A rate this little below 0 is 0: float64 rounds rates up to 1000 by less, and no float32 weight shows its step.
+ROUNDED_ZERO = -1e-12
 # What a rate is corrected by.
 UNCORRECTED, BY_FIRST, BY_BOTH = range(3)
 

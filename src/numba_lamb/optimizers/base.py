@@ -17,7 +17,8 @@ from numba_lamb.gradients import GradientTable, WeightTable
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer
-from numba_lamb.optimizers.checks import check_filter, check_limit
+from numba_lamb.optimizers.attributes import OptionNames
+from numba_lamb.optimizers.checks import check_filter, check_limit, check_nonfinite
 from numba_lamb.optimizers.choose import choose_backend
 from numba_lamb.optimizers.live import KEYS, LiveGroups
 from numba_lamb.optimizers.parts import Part, view_of
@@ -29,15 +30,13 @@ Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
 Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
 
-_NONFINITE = ("raise", "skip", "propagate")
-
 
 def decayed_by_name(layer: Layer) -> bool:
     """Return whether weight decay applies to a layer where no groups are given: not to `beta` and `gamma`."""
     return "beta" not in layer.name and "gamma" not in layer.name
 
 
-class Optimizer(ABC):
+class Optimizer(OptionNames, ABC):
     """Parameters, groups, state and the phases of a step; subclasses add the arithmetic.
 
     A subclass names its state buffers and hyper-parameters, writes the scalar rows, and runs its kernel.
@@ -63,10 +62,7 @@ class Optimizer(ABC):
         capture_steps: int | None,
     ) -> None:
         Rate(learning_rate, "learning_rate")
-        if nonfinite is not None and nonfinite not in _NONFINITE:
-            raise ValueError(
-                f"nonfinite must be one of {', '.join(map(repr, _NONFINITE))}, or None, not {nonfinite!r}"
-            )
+        check_nonfinite(nonfinite)
         check_filter("decay_filter", decay_filter)
         self._max_grad_norm = check_limit(max_grad_norm)
         found = collect(params)
@@ -198,6 +194,15 @@ class Optimizer(ABC):
     def learning_rate(self, value: RateLike) -> None:
         self._groups.learning_rate = value
 
+    @property
+    def weight_decay(self) -> RateLike:
+        """The decay of every group without one of its own, as given; assigning sets it from the next step on."""
+        return self._groups.weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value: RateLike) -> None:
+        self._groups.weight_decay = value
+
     def get_lr(self) -> float | tuple[float, ...]:
         """Return the next step's rate: one number, or one per parameter where groups have rates of their own."""
         return self._by_parameter("lr", self._groups.have_rates)
@@ -219,6 +224,18 @@ class Optimizer(ABC):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         self._max_grad_norm = check_limit(value)
+        for part in self._parts:
+            self._tell(part)
+
+    @property
+    def nonfinite(self) -> Nonfinite:
+        """What is done about a gradient that is infinite or NaN; assigning sets it from the next step on."""
+        return self._nonfinite
+
+    @nonfinite.setter
+    def nonfinite(self, value: Nonfinite | None) -> None:
+        check_nonfinite(value)
+        self._nonfinite = value or self._backend.nonfinite
         for part in self._parts:
             self._tell(part)
 

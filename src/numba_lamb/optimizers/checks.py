@@ -2,6 +2,8 @@
 
 import math
 
+_NONFINITE = ("raise", "skip", "propagate")
+
 
 def check_float(name: str, value: object, *, zero: bool = False, below: float = math.inf) -> None:
     """Raise unless `value` is a float above 0 (or 0 itself, with `zero`) and less than `below`."""
@@ -30,6 +32,14 @@ def check_limit(value: object) -> float | None:
     if value is None:
         return None
     return check_number("max_grad_norm", value, allowed="an int or float, or None")
+
+
+def check_nonfinite(value: object) -> None:
+    """Raise unless `value` can be ``nonfinite``; None is the backend's own."""
+    if value is not None and value not in _NONFINITE:
+        raise ValueError(
+            f"nonfinite must be one of {', '.join(map(repr, _NONFINITE))}, or None, not {value!r}"
+        )
 
 
 def check_filter(name: str, layer_filter: object) -> None:

@@ -21,7 +21,7 @@ class LiveGroups:
     def __init__(self, learning_rate: RateLike, weight_decay: RateLike) -> None:
         self._book = RateBook()
         self._defaults = {"lr": learning_rate, "weight_decay": weight_decay}
-        self._own_rate: list[bool] = []
+        self._own: dict[str, list[bool]] = {key: [] for key in KEYS}
         self._by_name: list[bool] = []
         self.dicts: list[dict[str, Any]] = []
 
@@ -34,7 +34,6 @@ class LiveGroups:
 
     def add(self, options: dict[str, Any], by_name: bool) -> None:
         """Append a group; `by_name` says whether the decay rule by name holds in it."""
-        self._own_rate.append("lr" in options)
         self._by_name.append(by_name)
         self.dicts.append(
             {
@@ -45,11 +44,14 @@ class LiveGroups:
             }
         )
         for key in KEYS:
+            self._own[key].append(key in options)
             self.rate(len(self.dicts) - 1, key)
 
     def keep(self, count: int) -> None:
         """Forget all groups but the first `count`."""
-        del self.dicts[count:], self._own_rate[count:], self._by_name[count:]
+        del self.dicts[count:], self._by_name[count:]
+        for own in self._own.values():
+            del own[count:]
 
     def decays_by_name(self, index: int) -> bool:
         """Return whether the decay rule by name holds in a group."""
@@ -57,9 +59,9 @@ class LiveGroups:
 
     def check(self) -> None:
         """Raise if somebody put into the dicts what does not belong there."""
-        if len(self.dicts) != len(self._own_rate):
+        if len(self.dicts) != len(self._by_name):
             raise ValueError(
-                f"param_groups has {len(self.dicts)} groups instead of {len(self._own_rate)}; "
+                f"param_groups has {len(self.dicts)} groups instead of {len(self._by_name)}; "
                 "add_param_group adds one, and none can be removed"
             )
         for index, group in enumerate(self.dicts):
@@ -98,27 +100,44 @@ class LiveGroups:
     def have_rates(self) -> bool:
         """Whether groups have learning rates of their own."""
         first = self.dicts[0]["lr"]
-        return any(self._own_rate) or any(group["lr"] is not first for group in self.dicts)
+        return any(self._own["lr"]) or any(group["lr"] is not first for group in self.dicts)
 
     @property
     def learning_rate(self) -> RateLike:
         """What the groups without a rate of their own have."""
-        following = (group["lr"] for group, own in zip(self.dicts, self._own_rate, strict=False) if not own)
-        given: RateLike = next(following, self._defaults["lr"])
-        return given
+        return self._shared("lr")
 
     @learning_rate.setter
     def learning_rate(self, value: RateLike) -> None:
-        following = [group for group, own in zip(self.dicts, self._own_rate, strict=True) if not own]
-        default, before = self._defaults["lr"], [group["lr"] for group in following]
-        self._book.get("learning_rate", value, "learning_rate")
-        self._defaults["lr"] = value
+        self._share("lr", value, "learning_rate")
+
+    @property
+    def weight_decay(self) -> RateLike:
+        """What the groups without a decay of their own have."""
+        return self._shared("weight_decay")
+
+    @weight_decay.setter
+    def weight_decay(self, value: RateLike) -> None:
+        self._share("weight_decay", value, "weight_decay")
+
+    def _following(self, key: str) -> list[dict[str, Any]]:
+        return [group for group, own in zip(self.dicts, self._own[key], strict=False) if not own]
+
+    def _shared(self, key: str) -> RateLike:
+        given: RateLike = next((group[key] for group in self._following(key)), self._defaults[key])
+        return given
+
+    def _share(self, key: str, value: RateLike, name: str) -> None:
+        following = self._following(key)
+        default, before = self._defaults[key], [group[key] for group in following]
+        self._book.get(name, value, name)
+        self._defaults[key] = value
         for group in following:
-            group["lr"] = value
+            group[key] = value
         try:
             self.check_tables()
         except ValueError:
-            self._defaults["lr"] = default
+            self._defaults[key] = default
             for group, kept in zip(following, before, strict=True):
-                group["lr"] = kept
+                group[key] = kept
             raise

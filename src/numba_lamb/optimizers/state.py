@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+LARGEST_COUNT = 2**62
+"""The most steps that a state may tell of: an int64 must hold those to come."""
 _LATER = ("max_grad_norm",)
 """Numbers that older states lack; the optimizer keeps its own then. None is a value of theirs."""
 
@@ -55,7 +57,7 @@ def _check_form(state: Any, own: Any, where: str) -> None:
             found = f"{state.dtype} {state.shape}" if isinstance(state, np.ndarray) else type(state).__name__
             raise ValueError(f"{where} must be {own.dtype} of shape {own.shape}, not {found}")
     elif isinstance(own, int):
-        _require(type(state) is int and 0 <= state < 2**63, where, "an int >= 0", state)
+        _require(type(state) is int and 0 <= state <= LARGEST_COUNT, where, "an int >= 0 and <= 2**62", state)
     elif own is None or isinstance(own, float):
         _require(state is None or type(state) is float, where, "a float or None", state)
 

@@ -18,6 +18,7 @@ from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import Rate, RateBook
 from numba_lamb.torch import tensors
 from numba_lamb.torch.model import Model, Step
+from numba_lamb.torch.options import where
 
 
 class _Groups:
@@ -37,7 +38,7 @@ class _Groups:
         given = self._given[key][index]
         if isinstance(given, Tensor):
             given = given.detach().reshape(())
-        return self._book.get((index, key), given, f"{key!r} of group {index}")
+        return self._book.get((index, key), given, f"{key}{where(index)}")
 
     def values(self, key: str, step: int) -> list[float]:
         """Return each group's value under `key`."""

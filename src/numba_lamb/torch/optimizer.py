@@ -15,8 +15,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from numba_lamb.option_names import OPTIONS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.engine import Engine, make_engine
+from numba_lamb.torch.keys import InGroups, check_keys
+from numba_lamb.torch.loading import loadable
+from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
 from numba_lamb.torch.options import (
@@ -27,6 +31,7 @@ from numba_lamb.torch.options import (
     check_rate,
     is_mutable,
     number,
+    where,
 )
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_parameter
@@ -52,6 +57,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_flag("", "fused_amp", fused_amp)
         self._fused_amp = fused_amp
+        self._shapes: Shapes = []
         self._lock = step_lock()
         self._forget()
         super().__init__(params, defaults)
@@ -64,6 +70,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._engine_is_on: torch.device | None = None
         self._written: list[Any] = []
         self._given: list[Any] = []
+        self._keys: list[list[str]] = []
         self._follows = False
         self._skipped = 0
 
@@ -90,7 +97,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         super().add_param_group(param_group)
         try:
             index = len(self.param_groups) - 1
-            self._check_group(f" of group {index}" if index else "", self.param_groups[-1])
+            check_keys(where(index), self._kind, self.param_groups[-1], self.defaults)
+            self._check_group(where(index), self.param_groups[-1])
             seen: set[int] = set()
             for name, tensor in self._names_in(index):
                 check_parameter(name, tensor)
@@ -101,6 +109,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         except BaseException:
             del self.param_groups[-1]
             raise
+        self._shapes += shapes_of(self.param_groups[-1:])
 
     def _names_in(self, index: int) -> list[tuple[str, Tensor]]:
         """Return the names and parameters of one group."""
@@ -203,6 +212,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
+        # Here, because nothing has changed yet.
+        self._shapes = check_layers(self._shapes, self.param_groups, self._checked_groups())
         members, idle = [], []
         place = 0
         names: set[str] = set()
@@ -221,8 +232,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 place += 1
         if not members:
             return None
-        # Here, because nothing has changed yet.
-        self._checked_groups()
         engine = self._engine_for(self._device())
         older = self._model
         # What is made here is for steps outside of inference mode too.
@@ -244,26 +253,28 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     # -- options -------------------------------------------------------------------------------------------
 
     def _checked_groups(self) -> list[GroupRow]:
-        return [
-            self._check_group(f" of group {index}" if index else "", group)
-            for index, group in enumerate(self.param_groups)
-        ]
+        return [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
 
     def _look_at_groups(self) -> None:
         """Take note of the groups' options, checked, where any may have changed since the last step."""
         groups = self.param_groups
         given = [*chain.from_iterable(map(dict.values, groups))]
-        if len(given) == len(self._given) and all(map(is_, given, self._given)):
+        keys = [*map(list, groups)]
+        if keys == self._keys and all(map(is_, given, self._given)) and self._given:
             return
+        if keys != self._keys:
+            for index, group in enumerate(groups):
+                check_keys(where(index), self._kind, group, self.defaults)
+            self._keys = keys
         rates, decays = [], []
         for index, group in enumerate(groups):
             rate, decay = group["lr"], group["weight_decay"]
             if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
                 pass  # it is read, and checked, on the GPU
             elif type(rate) is not float or not 0.0 <= rate < LARGEST:
-                rate = check_rate(f" of group {index}", "lr", rate)
+                rate = check_rate(where(index), "lr", rate)
             if type(decay) is not float or not 0.0 <= decay < LARGEST:
-                decay = check_rate(f" of group {index}", "weight_decay", decay)
+                decay = check_rate(where(index), "weight_decay", decay)
             rates.append(rate)
             decays.append(decay)
         self._group_rates, self._group_decays = rates, np.array(decays, dtype=np.float64)
@@ -307,7 +318,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         skipped = state.get("_skipped", self.skipped_steps if "_skipped" in vars(self) else 0)
-        before = vars(self).get("param_groups", [])
+        before, shapes = vars(self).get("param_groups", []), vars(self).get("_shapes")
         if "_fused_amp" not in vars(self):
             self._fused_amp = False
         if "_lock" not in vars(self):
@@ -322,6 +333,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                     group.setdefault(name, value)
         self._forget()
         self._skipped = skipped
+        self._shapes = shapes_of(self.param_groups) if shapes is None else shapes
 
     @uncompiled
     def state_dict(self) -> dict[str, Any]:
@@ -345,7 +357,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If it is another kind of optimizer's, or of a formula that is not here; nothing has changed then.
         """
-        super().load_state_dict(dict(adopt_state_dict(self._kind, state_dict, self.defaults)))
+        adopted = adopt_state_dict(self._kind, state_dict, self.defaults)
+        for index, group in enumerate(adopted["param_groups"]):
+            check_keys(where(index), self._kind, group, self.defaults)
+        names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
+        super().load_state_dict(loadable(adopted, names))
 
     @classmethod
     def from_optimizer(cls, other: torch.optim.Optimizer, **overrides: Any) -> Self:
@@ -379,3 +395,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             The parameter name of each of its leaves, where they are not those of the tree.
         """
         self.load_state_dict(optax_state_dict(self._kind, opt_state, names, self))
+
+
+for _name in OPTIONS:
+    setattr(LayerwiseOptimizer, _name, InGroups(_name))

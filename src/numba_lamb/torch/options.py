@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from numba_lamb.numerics.rules import ROUNDED_ZERO
+from numba_lamb.rates import unrounded
+
 FILTERS = ("decay_filter", "adapt_filter")
 """Options that are functions: they are not part of a checkpoint."""
 LARGEST = 3.4e38
@@ -39,6 +42,11 @@ class GroupRow:
     always_adapt: bool = True
 
 
+def where(index: int) -> str:
+    """Return what messages call a group by: nothing for the first, which may be the only one."""
+    return f" of group {index}" if index else ""
+
+
 def number(value: Any) -> Any:
     """Return an option as it is, but of a tensor or array its element."""
     if type(value) in _USUAL:
@@ -57,21 +65,21 @@ def check_rate(where: str, name: str, value: object) -> float:
     """Return a rate as a float if it is a finite number >= 0 or a tensor of one, else raise."""
     if isinstance(value, torch.Tensor) and value.numel() != 1:
         raise ValueError(f"{name}{where} as a tensor must be 1-element, not of shape {tuple(value.shape)}")
-    return check_number(where, name, value, zero=True, below=LARGEST)
+    return unrounded(check_number(where, name, value, zero=True, below=LARGEST, least=ROUNDED_ZERO))
 
 
 def check_number(
-    where: str, name: str, value: object, *, zero: bool = False, below: float = math.inf
+    where: str, name: str, value: object, *, zero: bool = False, below: float = math.inf, least: float = 0.0
 ) -> float:
-    """Return `value` as a float if it is a number above 0 (or 0, with `zero`) and below `below`, else raise."""
+    """Return `value` as a float if it is a number above 0 and below `below`, or with `zero` in [`least`, 0]."""
     if isinstance(value, torch.Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name}{where} must be a number, not {type(value).__name__}")
     found = float(value)
-    if not (0 < found < below or (zero and found == 0)):
-        least = ">= 0" if zero else "> 0"
-        allowed = f"{least} and finite" if below == math.inf else f"{least} and < {below:g}"
+    if not (0 < found < below or (zero and least <= found <= 0)):
+        sign = ">= 0" if zero else "> 0"
+        allowed = f"{sign} and finite" if below == math.inf else f"{sign} and < {below:g}"
         raise ValueError(f"{name}{where} must be {allowed}, not {value!r}")
     return found
 

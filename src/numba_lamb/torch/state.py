@@ -9,9 +9,10 @@ from torch.utils.dlpack import from_dlpack
 
 from numba_lamb.arrays import aligned_zeros
 from numba_lamb.layout import ALIGNMENT
+from numba_lamb.torch.counts import check_count
 from numba_lamb.torch.entry import Entry
 from numba_lamb.torch.places import Places
-from numba_lamb.torch.tensors import NUMPY_DTYPES
+from numba_lamb.torch.tensors import NUMPY_DTYPES, check_own_memory
 
 
 class FlatState:
@@ -49,18 +50,14 @@ class FlatState:
                 raise ValueError(f"{what} must be a tensor of shape {tuple(tensor.shape)}, not {shown}")
             if not given.is_floating_point():
                 raise ValueError(f"{what} must be of a floating-point dtype, not {given.dtype}")
+            check_own_memory(what, given)
             found[key] = given
         if self._needs_steps and found and "step" not in held:
             raise ValueError(f"state of parameter {name!r} has {next(iter(found))!r} but no 'step'")
-        found["step"] = self._count(name, held.get("step", 0))
+        found["step"] = check_count(name, held.get("step", 0))
+        if isinstance(held.get("step"), torch.Tensor):
+            check_own_memory(f"state 'step' of parameter {name!r}", held["step"])
         return found
-
-    @staticmethod
-    def _count(name: str, step: Any) -> float:
-        count = step.item() if isinstance(step, torch.Tensor) and step.numel() == 1 else step
-        if not isinstance(count, int | float) or not 0 <= count < math.inf:
-            raise ValueError(f"state 'step' of parameter {name!r} must be a number >= 0, not {step!r}")
-        return float(count)
 
     def adopt(
         self,

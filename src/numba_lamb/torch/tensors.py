@@ -27,9 +27,10 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     if is_lazy(tensor):
         return
     kind = type(tensor)
-    if kind.__name__ == "DTensor":
+    shards = "a DTensor" if kind.__name__ == "DTensor" else "flattened by FSDP1" if _is_flat(tensor) else None
+    if shards is not None:
         raise TypeError(
-            f"{what} is a DTensor; sharded parameters are not supported, because the norm of a shard is not that "
+            f"{what} is {shards}; sharded parameters are not supported, because the norm of a shard is not that "
             "of its layer"
         )
     if kind.__torch_dispatch__ is not _PLAIN:
@@ -51,6 +52,11 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     strides = zip(tensor.stride(), tensor.shape, strict=True)
     if tensor.numel() and any(stride == 0 and n > 1 for stride, n in strides):
         raise ValueError(f"{what} has elements that share memory (strides {tensor.stride()}); use clone()")
+
+
+def _is_flat(tensor: torch.Tensor) -> bool:
+    """Return whether a parameter is a flat one of FullyShardedDataParallel, or a piece of one."""
+    return bool(getattr(tensor, "_fsdp_flattened", False))
 
 
 def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -113,6 +119,20 @@ def storage_of(tensor: torch.Tensor) -> Storage:
         library="torch" if on_gpu else None,
         on_gpu=on_gpu,
     )
+
+
+def is_shared(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor on the CPU lies in memory that other processes may have, or in a file's."""
+    return tensor.device.type == "cpu" and bool(tensor.untyped_storage().is_shared())
+
+
+def check_own_memory(what: str, tensor: torch.Tensor) -> None:
+    """Raise if a state tensor lies in memory that processes share, which state does not stay in."""
+    if is_shared(tensor):
+        raise ValueError(
+            f"{what} must not be in memory that processes share, which the optimizer's own would replace unseen; "
+            "give a clone() to the optimizer or to the other process"
+        )
 
 
 def share_elements(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -1,0 +1,47 @@
+"""OptionNames: what an optimizer says of options as attributes that it does not have, or that are fixed."""
+
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from numba_lamb.option_names import OPTIONS, meant
+
+_WAYS = {
+    "lr": "set learning_rate, or param_groups[k]['lr'] for each k",
+    "grad_centralization": "set param_groups[k]['grad_centralization'] for each k",
+}
+
+
+class OptionNames:
+    """Attributes with the name of an option work, or raise an AttributeError that tells what does."""
+
+    # A type checker that saw these would take every attribute for one.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            kind = type(self)
+            told = f"; {_way(kind, name)}" if name in OPTIONS else ""
+            raise AttributeError(
+                f"{kind.__name__!r} object has no attribute {name!r}{told}", name=name, obj=self
+            )
+
+        def __setattr__(self, name: str, value: object) -> None:
+            if name in OPTIONS:
+                kind = type(self)
+                found = getattr(kind, name, None)
+                if found is None or (isinstance(found, property) and found.fset is None):
+                    told = f"{name!r} of {kind.__name__} cannot be set; {_way(kind, name)}"
+                    raise AttributeError(told, name=name, obj=self)
+            super().__setattr__(name, value)
+
+
+def _way(kind: Any, name: str) -> str:
+    """Return what to do about an option that is no attribute, or cannot be set."""
+    if name in _WAYS:
+        return _WAYS[name]
+    if name in getattr(kind, "_number_names", ()):
+        return f"load a state_dict() whose ['numbers'][{name!r}] you changed"
+    made_with = {key for cls in kind.__mro__ if "__init__" in vars(cls) for key in signature(cls).parameters}
+    if name in made_with:
+        return "it is fixed when the optimizer is made: make another, which can load this one's state_dict()"
+    right = meant(name, made_with)
+    return f"it is no option of {kind.__name__}" if right is None else f"it is called {right!r} here"
