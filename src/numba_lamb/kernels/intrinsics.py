@@ -120,7 +120,7 @@ def _differs(builder: Any, mode: _Mode, value: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def enter_ieee(typingctx: Any) -> Any:
-    """Compute as IEEE 754 says from here on, keeping subnormal numbers; return this thread's mode for `leave_ieee`.
+    """Compute by IEEE 754 from here on, subnormal numbers kept; return the thread's mode for `leave_ieee`.
 
     Arithmetic between the two follows it if it is done on loaded values and its results are stored.
     """
