@@ -178,6 +178,19 @@ def test_processes_that_race_for_the_cache_all_succeed(tmp_path: Path) -> None:
     assert run_python(STEP, NUMBA_CACHE_DIR=str(tmp_path)) == "1 0 0.9"
 
 
+def test_an_import_without_compilation_says_so_in_a_sentence() -> None:
+    code = """
+try:
+    import numba_lamb.schedules
+except ImportError as error:
+    print(error)
+"""
+    assert run_python(code, NUMBA_DISABLE_JIT="1") == (
+        "NUMBA_DISABLE_JIT must be unset or 0 where numba_lamb is imported, got 1: its kernels work on addresses "
+        "and cannot run as Python; unset it in the processes that import numba_lamb"
+    )
+
+
 ASSEMBLY = """
 import re
 import numpy as np

@@ -18,9 +18,15 @@ from collections.abc import Callable
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from numba import njit
+from numba import config, njit
 
 from numba_lamb import _cache
+
+if config.DISABLE_JIT:
+    raise ImportError(
+        f"NUMBA_DISABLE_JIT must be unset or 0 where numba_lamb is imported, got {config.DISABLE_JIT}: its "
+        "kernels work on addresses and cannot run as Python; unset it in the processes that import numba_lamb"
+    )
 
 _OPTIONS = {"error_model": "numpy", "nogil": True}
 

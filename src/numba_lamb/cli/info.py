@@ -76,7 +76,9 @@ def simd_bits(features: dict[str, bool]) -> int | None:
 
 def _threads() -> dict[str, Any]:
     count, cpus, limit = thread_count(None), usable_cpus(), thread_limit()
-    if count < cpus:
+    if count < min(cpus, limit):
+        reason = f"OMP_NUM_THREADS or the container's CPU quota asks for fewer than the {cpus} CPUs"
+    elif count < cpus:
         reason = f"Numba is set to {limit} of the {cpus} CPUs that this process may use"
     else:
         reason = "the CPUs that this process may use; where PyTorch is loaded, its number is taken instead"

@@ -2,6 +2,9 @@
 
 Layers are taken a window at a time, so that the second pass over small ones reads from the cache; a window
 is a run of whole layers (`numba_lamb.layout.WINDOW`). Neither windows nor threads can change a bit.
+
+Whether subnormal numbers are flushed to zero is a mode of each thread, so every loop that computes sets it to
+IEEE 754's and puts it back.
 """
 
 import math
@@ -21,7 +24,7 @@ from numba_lamb.kernels.cpu_chunks import (
     shrink_weights,
 )
 from numba_lamb.kernels.cpu_sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
-from numba_lamb.kernels.intrinsics import pointer_to
+from numba_lamb.kernels.intrinsics import enter_ieee, leave_ieee, pointer_to
 from numba_lamb.kernels.rows import ADAPT, APPLIED, GRADIENT, LIMIT, WEIGHTS
 from numba_lamb.layout import CHUNK
 
@@ -45,6 +48,7 @@ def gradient_squares(
 ) -> None:
     """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
     for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
         sums[chunk, 1] = 0.0
@@ -57,16 +61,19 @@ def gradient_squares(
             bound = np.float64(bounds[layer])
             if not (math.isfinite(squares) and squares <= bound * bound):
                 found[chunk] = count_unusable(values, count, scalars.itemsize, bounds[layer])
+        leave_ieee(mode)
 
 
 @cpu_kernel
 def total_squares(first_chunk: Any, sums: Any, settings: Any, squares: Any, total: Any) -> None:
     """Write the sum of each clipped layer's squares into `squares`, and that of all of them into `total`."""
+    mode = enter_ieee()
     for layer in range(squares.shape[0]):
         squares[layer] = 0.0
         if settings[layer, LIMIT] > 0:
             squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
     total[0] = sum_of_layers(squares)
+    leave_ieee(mode)
 
 
 @cpu_kernel
@@ -76,6 +83,7 @@ def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, m
     `prepared` holds for each layer the factor of its gradient and of its weights.
     """
     for row in prange(row_table.shape[0]):
+        mode = enter_ieee()
         layer = row_table[row, 0]
         if addresses[layer, GRADIENT] != 0:
             rescale, decay = prepared[layer, 0], prepared[layer, 1]
@@ -84,13 +92,16 @@ def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, m
             g = pointer_to(addresses[layer, GRADIENT] + skipped, decay)
             w = pointer_to(addresses[layer, WEIGHTS] + skipped, decay)
             means[row] = row_mean(g, w, length, rescale, decay)
+        leave_ieee(mode)
 
 
 @cpu_kernel
 def decay_weights(addresses: Any, scalars: Any, sizes: Any, chunks: Any) -> None:
     """Decay the weights of layers whose decay is not in the direction."""
     for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
         shrink_weights(chunk, addresses, scalars, sizes, chunks)
+        leave_ieee(mode)
 
 
 @cpu_kernel
@@ -114,11 +125,17 @@ def lamb_step(
     for window in range(windows.shape[0] - 1):
         begin, end = windows[window], windows[window + 1]
         for chunk in prange(first_chunk[begin], first_chunk[end]):
+            mode = enter_ieee()
             lamb_advance(chunk, addresses, scalars, sizes, chunks, first_row, row_lengths, means, sums)
+            leave_ieee(mode)
+        mode = enter_ieee()
         for layer in range(begin, end):
             lamb_ratio(layer, addresses, scalars, settings, rates, first_chunk, sums, norms, scales)
+        leave_ieee(mode)
         for chunk in prange(first_chunk[begin], first_chunk[end]):
+            mode = enter_ieee()
             lamb_descend(chunk, addresses, scalars, sizes, chunks, scales)
+            leave_ieee(mode)
 
 
 @cpu_kernel
@@ -146,11 +163,17 @@ def lars_step(
             adapted = adapted or scalars[layer, ADAPT] != 0
         if adapted:
             for chunk in prange(first_chunk[begin], first_chunk[end]):
+                mode = enter_ieee()
                 lars_sums(chunk, addresses, scalars, sizes, chunks, sums)
+                leave_ieee(mode)
+        mode = enter_ieee()
         for layer in range(begin, end):
             lars_ratio(layer, addresses, scalars, settings, rates, first_chunk, sums, norms, scales)
+        leave_ieee(mode)
         for chunk in prange(first_chunk[begin], first_chunk[end]):
+            mode = enter_ieee()
             lars_update(chunk, addresses, scalars, sizes, chunks, first_row, row_lengths, means, scales)
+            leave_ieee(mode)
 
 
 @cpu_kernel

@@ -1,8 +1,8 @@
 """The only low-level code: fused multiply-add, addresses as pointers, stack memory, prefetch; for the CPU."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
@@ -67,3 +67,86 @@ def prefetch(typingctx: Any, pointer: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(pointer, index), codegen
+
+
+# Numba does not ask for it, and without it LLVM ends a process whose code has inline assembly.
+binding.initialize_native_asmparser()
+
+
+class _Mode(NamedTuple):
+    """A register of floating-point modes: how to read and write it, and what it holds under IEEE 754."""
+
+    bits: int
+    matter: int
+    ieee: int
+    read: str
+    write: str
+    by_address: bool
+
+
+_MODES = {
+    # MXCSR; its bits 0 to 5 tell of past exceptions.
+    "x86_64": _Mode(32, 0xFFC0, 0x1F80, "stmxcsr ($0)", "ldmxcsr ($0)", True),
+    "aarch64": _Mode(64, 0xFFFF_FFFF, 0, "mrs $0, fpcr", "msr fpcr, $0", False),
+}
+
+
+def _mode_of(module: Any) -> _Mode | None:
+    machine = str(module.triple).partition("-")[0]
+    return _MODES.get("aarch64" if machine == "arm64" else machine)
+
+
+def _read_mode(builder: Any, mode: _Mode) -> Any:
+    word = ir.IntType(mode.bits)
+    if not mode.by_address:
+        return builder.asm(ir.FunctionType(word, []), mode.read, "=r,~{memory}", [], side_effect=True)
+    slot = cgutils.alloca_once(builder, word)
+    kind = ir.FunctionType(ir.VoidType(), [slot.type])
+    builder.asm(kind, mode.read, "r,~{memory}", [slot], side_effect=True)
+    return builder.load(slot)
+
+
+def _write_mode(builder: Any, mode: _Mode, value: Any) -> None:
+    if mode.by_address:
+        value = cgutils.alloca_once_value(builder, value)
+    kind = ir.FunctionType(ir.VoidType(), [value.type])
+    # With "memory" no load or store crosses it, and so nothing that is computed from one to the other.
+    builder.asm(kind, mode.write, "r,~{memory}", [value], side_effect=True)
+
+
+def _differs(builder: Any, mode: _Mode, value: Any) -> Any:
+    return builder.icmp_unsigned("!=", builder.and_(value, value.type(mode.matter)), value.type(mode.ieee))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def enter_ieee(typingctx: Any) -> Any:
+    """Compute by IEEE 754 from here on, subnormal numbers kept; return the thread's mode for `leave_ieee`.
+
+    Arithmetic between the two follows it if it is done on loaded values and its results are stored.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        mode = _mode_of(builder.module)
+        if mode is None:
+            return ir.IntType(64)(0)
+        found = _read_mode(builder, mode)
+        with builder.if_then(_differs(builder, mode, found), likely=False):
+            _write_mode(builder, mode, found.type(mode.ieee))
+        return found if mode.bits == 64 else builder.zext(found, ir.IntType(64))
+
+    return types.uint64(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def leave_ieee(typingctx: Any, before: Any) -> Any:
+    """Put back the mode that `enter_ieee` returned."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        mode = _mode_of(builder.module)
+        if mode is not None:
+            found = args[0] if mode.bits == 64 else builder.trunc(args[0], ir.IntType(mode.bits))
+            with builder.if_then(_differs(builder, mode, found), likely=False):
+                _write_mode(builder, mode, found)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), codegen

@@ -3,8 +3,7 @@
 The twins of a kernel give the same bits, so the choice is about time and safety alone:
 
 * one thread, or little work: the serial twin, which starts no threading layer;
-* a process forked from one in which Numba's OpenMP layer was up, whoever called it: the serial twin, because
-  GNU OpenMP ends such a process when it enters a parallel region;
+* a forked process whose parent may have used GNU OpenMP (`numba_lamb.kernels.layer`): the serial twin;
 * otherwise the threaded twin, one call at a time, because a threading layer may abort on concurrent calls.
 """
 
@@ -12,27 +11,24 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import numba
 
 from numba_lamb._compile import Kernel
+from numba_lamb.kernels.cpu_count import default_threads
+from numba_lamb.kernels.layer import exchange_threads, layer_name, threads_are_safe
 from numba_lamb.kernels.program import PARALLEL_FROM, Program, run_in_order
 
 _lock = threading.Lock()
-_serial_only = False
 
 
 def _after_fork() -> None:
-    global _lock, _serial_only
+    global _lock
     # A thread of the parent may have held the lock at the fork; the child has no such thread.
     _lock = threading.Lock()
-    try:
-        layer = str(numba.threading_layer())
-    except ValueError:
-        return  # no threading layer was up
-    _serial_only = _serial_only or layer == "omp"
 
 
 if hasattr(os, "register_at_fork"):
@@ -59,33 +55,44 @@ def check_num_threads(num_threads: object) -> int | None:
 
 
 def thread_count(num_threads: int | None) -> int:
-    """Return the threads to use: as asked, else PyTorch's number where it is loaded, else the CPUs we may use."""
+    """Return the threads to use: as asked, else PyTorch's number where it is loaded, else `default_threads`."""
     if num_threads is not None:
         return num_threads
     torch: Any = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "get_num_threads"):
         wanted = int(torch.get_num_threads())
-    elif hasattr(os, "sched_getaffinity"):
-        wanted = len(os.sched_getaffinity(0))
     else:
-        wanted = os.cpu_count() or 1
+        wanted = default_threads()
     return max(1, min(wanted, thread_limit()))
+
+
+def threads_for(chunks: int, num_threads: int | None) -> int:
+    """Return the threads for kernels that have `chunks` to do; 1 means that the serial twins must be called."""
+    if chunks < PARALLEL_FROM:
+        return 1
+    threads = thread_count(num_threads)
+    return threads if threads > 1 and threads_are_safe() else 1
+
+
+def _run_threaded(threads: int, calls: Sequence[Callable[[], Any]]) -> None:
+    """Make calls of threaded twins on `threads` threads, alone; then Numba's number is what it was."""
+    # Held for every layer, not for workqueue alone: which one runs is known only after the first call.
+    with _lock:
+        layer_name()
+        before = exchange_threads(threads)
+        try:
+            run_in_order(calls)
+        finally:
+            exchange_threads(before)
 
 
 def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -> None:
     """Call `kernel` with `arguments`, on threads where there is work for them (`chunks`) and they are safe."""
-    threads = thread_count(num_threads)
-    if threads == 1 or chunks < PARALLEL_FROM or _serial_only:
+    threads = threads_for(chunks, num_threads)
+    if threads == 1:
         kernel.serial(*arguments)
         return
-    # Held for every layer, not for workqueue alone: which one runs is known only after the first call.
-    with _lock:
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try:
-            kernel.parallel(*arguments)
-        finally:
-            numba.set_num_threads(before)
+    _run_threaded(threads, [partial(kernel.parallel, *arguments)])
 
 
 def commit(
@@ -94,24 +101,17 @@ def commit(
     last: Program,
     num_threads: int | None,
 ) -> None:
-    """Run programs, what is `between` and the `last` program: all or, if this is interrupted at any time, nothing.
+    """Run programs, what is `between` and the `last` one: all or, if this is interrupted at any time, nothing.
 
     What is between must run no Python.
     """
-    threads = thread_count(num_threads)
-    threaded = threads > 1 and not _serial_only and any(program.is_threaded for program in programs)
+    threads = threads_for(max(program.chunks for program in programs), num_threads)
     calls = [
-        *chain.from_iterable(program.bound(threaded) for program in programs),
+        *chain.from_iterable(program.bound(threads > 1) for program in programs),
         *between,
         *last.bound(False),
     ]
-    if not threaded:
+    if threads == 1:
         run_in_order(calls)
-        return
-    with _lock:
-        before = numba.get_num_threads()
-        numba.set_num_threads(threads)
-        try:
-            run_in_order(calls)
-        finally:
-            numba.set_num_threads(before)
+    else:
+        _run_threaded(threads, calls)

@@ -42,8 +42,8 @@ class Program:
     def __init__(self, work: Sequence[Work]) -> None:
         self._work = tuple(work)
         self._bound: dict[bool, list[Callable[[], Any]]] = {}
-        self.is_threaded = any(each.is_threaded for each in work)
-        """Whether there is work for threads."""
+        self.chunks = max(each.chunks for each in work)
+        """The most that any of it has to do."""
 
     def bound(self, threaded: bool) -> list[Callable[[], Any]]:
         """Return all of it, bound; this may compile, and so be interrupted."""

@@ -59,8 +59,10 @@ class Lamb(Optimizer):
         With `max_grad_norm` the same is done where float64 cannot hold the norm of finite gradients; let
         through, an infinite norm makes finite gradients 0, and a NaN makes all of them NaN.
     num_threads : int, optional
-        CPU threads; by default PyTorch's number where it is loaded, else as many CPUs as the process may
-        use. The result's bits do not depend on it. Not for arrays on a GPU.
+        CPU threads. By default PyTorch's number where it is loaded; else the first number in the environment
+        variable OMP_NUM_THREADS (read at the first step); else the container's CPU quota, and at most the
+        CPUs that the process may run on. Never more than NUMBA_NUM_THREADS. The result's bits do not depend
+        on it. Not for arrays on a GPU.
     capture_steps : int, optional
         For arrays on a GPU: the number of steps to come. Their rates are tabulated on the device beforehand, so
         that a step can be captured into a CUDA graph whose replays follow the schedules. A replay past the
