@@ -22,13 +22,15 @@ def _looks(frame: FrameType, at: int) -> bool:
 
 
 class Interrupter:
-    """Raises KeyboardInterrupt at the `number`-th place that a call passes, from 0 on."""
+    """Raises KeyboardInterrupt at the `number`-th place that a call passes in files under `inside`, from 0 on."""
 
-    def __init__(self, number: int) -> None:
-        self.left = number
+    def __init__(self, number: int, inside: str) -> None:
+        self.left, self.inside = number, inside
         self.passed: dict[FrameType, int] = {}
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if self.inside not in frame.f_code.co_filename:
+            return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode":
@@ -42,10 +44,10 @@ class Interrupter:
         return self
 
 
-def interrupted(call: Callable[[], Any], number: int) -> bool:
+def interrupted(call: Callable[[], Any], number: int, inside: str = "") -> bool:
     """Make a call, interrupted at its `number`-th place; return whether it has so many."""
     before = sys.gettrace()
-    sys.settrace(Interrupter(number))
+    sys.settrace(Interrupter(number, inside))
     try:
         call()
     except KeyboardInterrupt:

@@ -257,3 +257,17 @@ def test_what_is_read_is_what_attributes_tell(data: st.DataObject) -> None:
     ]
     assert found[0] == found[1]
     assert found[0] in (UNUSUAL, 16, tensor.data_ptr())
+
+
+@pytest.mark.parametrize("count", [float("nan"), float("inf"), -1.0, 0.5, 1e30])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_a_step_count_that_is_overwritten_with_none_is_refused_by_name(kind: str, count: float) -> None:
+    opt, first, second = stepped(kind)
+    opt.state[second]["step"].fill_(count)
+    before = seen(opt, first, second)
+    with pytest.raises(ValueError, match="state 'step' of parameter 'second' must be a number >= 0, whole"):
+        opt.step()
+    assert_seen(seen(opt, first, second), before)
+    opt.state[second]["step"].fill_(7)
+    opt.step()
+    assert opt.state[second]["step"] == 8

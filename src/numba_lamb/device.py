@@ -6,8 +6,10 @@ Numba use, so that addresses and streams mean the same to all of them.
 
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from operator import call as call_without_arguments
 from typing import Any
 
 import numpy as np
@@ -218,14 +220,21 @@ class Launch:
         self._pointers = np.array([first, first + 8], dtype=np.uint64)
         self._arguments = self._pointers.ctypes.data
         self._start = driver().cuLaunchKernel
-        self._success = driver().CUresult.CUDA_SUCCESS
 
-    def __call__(self, stream: int) -> None:
-        """Queue the kernel on `stream`."""
-        (status,) = self._start(
-            self._function, self._blocks, 1, 1, THREADS, 1, 1, 0, stream, self._arguments, 0
-        )
-        if status != self._success:
+    def on(self, stream: int) -> Callable[[], Any]:
+        """Return what queues the kernel on `stream`: a call of the driver, with no Python around it."""
+        # The pointers are this object's.
+        form = self._blocks, 1, 1, THREADS, 1, 1
+        return partial(self._start, self._function, *form, 0, stream, self._arguments, 0)
+
+
+def launch(calls: Sequence[Callable[[], Any]]) -> None:
+    """Queue kernels: all of them or, if this is interrupted at any time, none."""
+    # No Python instruction stands between two of them, at which a signal could be noticed.
+    statuses = [*map(call_without_arguments, calls)]
+    success = driver().CUresult.CUDA_SUCCESS
+    for (status,) in statuses:
+        if status != success:
             raise RuntimeError(f"cuLaunchKernel failed: {getattr(status, 'name', status)}")
 
 

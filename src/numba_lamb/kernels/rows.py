@@ -43,3 +43,5 @@ SETTINGS = 18
 # What became of the steps so far (int64).
 APPLIED, SKIPPED = range(2)
 COUNTS = 2
+LARGEST_COUNT = 2**62
+"""The most steps that are counted, so that one more never overflows."""

@@ -2,6 +2,8 @@
 
 import math
 
+from numba_lamb.kernels.rows import LARGEST_COUNT
+
 _NONFINITE = ("raise", "skip", "propagate")
 
 
@@ -46,3 +48,12 @@ def check_filter(name: str, layer_filter: object) -> None:
     """Raise unless `layer_filter` is None or callable."""
     if layer_filter is not None and not callable(layer_filter):
         raise TypeError(f"{name} must be a callable of a layer or None, not {type(layer_filter).__name__}")
+
+
+def check_step_count(name: str, count: object) -> float:
+    """Return a parameter's step count if steps can be added to it, else raise."""
+    if not isinstance(count, int | float) or not 0 <= count <= LARGEST_COUNT or count % 1:
+        raise ValueError(
+            f"state 'step' of parameter {name!r} must be a number >= 0, whole and at most 2**62, not {count!r}"
+        )
+    return count

@@ -12,10 +12,8 @@ from numba_lamb.kernels import cpu, rows
 from numba_lamb.kernels.program import Program, Work
 from numba_lamb.layout import FlatLayout
 from numba_lamb.numerics import rules
+from numba_lamb.optimizers.checks import check_step_count
 from numba_lamb.optimizers.parts import Part
-
-MOST_STEPS = 2**62
-"""What a layer's step count must be less than."""
 
 
 class CpuPart(Part):
@@ -87,16 +85,13 @@ class CpuPart(Part):
 
     def common_step(self) -> int | None:
         """Return the step count that all layers have, None if they differ; raise if one is no count."""
-        first = self.steps[0]
-        alike = bool((self.steps == first).all())
-        # NaN is no count either, and unlike itself.
-        if not (alike and 0 <= first < MOST_STEPS) and not _are_counts(self.steps):
-            wrong = next(k for k, count in enumerate(self.steps) if not _are_counts(np.array([count])))
-            raise ValueError(
-                f"step count of parameter {self.layers[wrong].name!r} must be a whole number from 0 to 2**62, "
-                f"got {self.steps[wrong].item()!r}"
-            )
-        return int(first) if alike else None
+        first = check_step_count(self.layers[0].name, self.steps[0].item())
+        if (self.steps == first).all():
+            return int(first)
+        if not ((self.steps >= 0) & (self.steps <= rows.LARGEST_COUNT) & (self.steps == np.floor(self.steps))).all():
+            for layer, count in zip(self.layers, self.steps.tolist(), strict=True):
+                check_step_count(layer.name, count)
+        return None
 
     def settle(self) -> None:
         """Recompute what is derived from `settings`; call after writing to it."""
@@ -189,11 +184,6 @@ class CpuPart(Part):
         work.append(Work(cpu.lamb_step if has_two_moments else cpu.lars_step, chunks, tables))
         work.append(Work(cpu.count_layers, 0, (addresses, self.steps, self.updated)))
         return work
-
-
-def _are_counts(steps: NDArray[Any]) -> bool:
-    """Return whether these can be step counts."""
-    return bool(((steps >= 0) & (steps < MOST_STEPS) & (steps == np.floor(steps))).all())
 
 
 def _corrections(key: Sequence[Any]) -> tuple[float, float, float]:

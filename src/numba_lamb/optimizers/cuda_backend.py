@@ -64,6 +64,8 @@ class CudaBackend(Backend):
         # The last stream that is known to have work, and the end of it there.
         self._stream = cuda.LEGACY_STREAM
         self._parts: list[CudaPart] = []
+        # Whether kernels that look at gradients were queued without those that lower their flags.
+        self._is_looking = False
         # What captured graphs may still read and write.
         self._kept: list[Any] = []
         self.grad_scale = 0
@@ -147,6 +149,9 @@ class CudaBackend(Backend):
                 raise RuntimeError('a step with nonfinite="raise" waits for the GPU and cannot be captured')
             self._rates.evaluate(capturing)
             held = optimizer._gradients.ordered(gradients)
+            if self._is_looking:
+                # A step was interrupted before its last kernel, which lowers the flags.
+                self._lower_flags()
             # Schedules and what gives the gradients are the user's code; from here on none runs.
             optimizer._gradients.update(held)
             kernels = self._prepare(optimizer, capturing)
@@ -160,7 +165,7 @@ class CudaBackend(Backend):
                 if self._progress.replayed:
                     part.mirror.forget()
                 part.mirror.send(target)
-            self._queue(optimizer, kernels, target)
+            self._queue(optimizer, kernels, target, capturing)
             if capturing:
                 self._progress.replayed = True
                 return True
@@ -228,14 +233,20 @@ class CudaBackend(Backend):
         if stream != cuda.LEGACY_STREAM:
             self._last.record(stream)
 
-    def _queue(self, optimizer: Subject, kernels: Sequence[tuple[CudaPart, str]], stream: int) -> None:
-        looking = sum(name in _LOOKING for _, name in kernels)
-        for part, name in kernels[:looking]:
-            part.run(name, stream)
+    def _queue(
+        self, optimizer: Subject, kernels: Sequence[tuple[CudaPart, str]], stream: int, capturing: bool
+    ) -> None:
+        calls = [part.on(stream, name) for part, name in kernels]
+        looking = 0
         if optimizer._nonfinite == "raise":
+            looking = sum(name in _LOOKING for _, name in kernels)
+            self._is_looking = True
+            cuda.launch(calls[:looking])
             self._verify(stream)
-        for part, name in kernels[looking:]:
-            part.run(name, stream)
+        if not capturing:
+            self._progress.expect()
+        cuda.launch(calls[looking:])
+        self._is_looking = False
 
     def _verify(self, stream: int) -> None:
         """Wait for what the device found, and raise if it must stop the step; nothing was changed then."""
@@ -246,6 +257,16 @@ class CudaBackend(Backend):
             return
         if not refusal and self._is_left_out():
             return
+        norm = self._lower_flags()
+        if refusal:
+            raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
+        looked = [(part, *part.looked_at()) for part in self._parts]
+        watched = any(part.checks and part.clips for part in self._parts)
+        inspection.require(looked, norm if watched else None)
+
+    def _lower_flags(self) -> float:
+        """Undo what the kernels that look at gradients left on the device; return the norm that they found."""
+        control = self._progress.read()
         clip = np.zeros(at.CLIP_FIELDS)
         self._device.read(self._clip.address, clip)
         norm = float(clip[at.STEP_NORM])
@@ -253,11 +274,8 @@ class CudaBackend(Backend):
         self._device.write(self._clip.address, clip)
         control[[at.FOUND, at.REFUSAL]] = 0
         self._device.write(self._control.address, control)
-        if refusal:
-            raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
-        looked = [(part, *part.looked_at()) for part in self._parts]
-        watched = any(part.checks and part.clips for part in self._parts)
-        inspection.require(looked, norm if watched else None)
+        self._is_looking = False
+        return norm
 
     def _is_left_out(self) -> bool:
         """Return whether a loss scaler leaves this step out, about which nothing is raised."""

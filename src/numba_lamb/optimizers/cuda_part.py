@@ -1,6 +1,6 @@
 """CudaPart: the layers of one dtype whose arrays live on a GPU, with their tables and state there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,9 +177,9 @@ class CudaPart(Part):
         if name not in self._launches:
             self._launches[name] = self._bind(name)
 
-    def run(self, name: str, stream: int) -> None:
-        """Queue one kernel of this part, which was loaded, on `stream`."""
-        self._launches[name](stream)
+    def on(self, stream: int, name: str) -> Callable[[], Any]:
+        """Return what queues one kernel of this part, which was loaded, on `stream`."""
+        return self._launches[name].on(stream)
 
     def _bind(self, name: str) -> Launch:
         function = self.device.function(

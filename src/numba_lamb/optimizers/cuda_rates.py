@@ -75,10 +75,13 @@ class Progress:
         self._device.write(self._counters, control)
         return self._making
 
-    def queued(self, stream: int) -> None:
-        """Count a step that was queued on `stream`."""
+    def expect(self) -> None:
+        """Count a step that is about to be queued: one that is not, after all, is one in doubt."""
         self.most += 1
         self._since += 1
+
+    def queued(self, stream: int) -> None:
+        """Ask now and then, behind a step that was queued on `stream`, how many were applied."""
         if self._asked is not None and self._since % 8 == 0 and self._asked.is_ready():
             self._note(self._asked)
         if self._asked is None and self._since >= ASK_AFTER:

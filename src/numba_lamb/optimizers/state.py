@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-LARGEST_COUNT = 2**62
-"""The most steps that a state may tell of: an int64 must hold those to come."""
+from numba_lamb.kernels.rows import LARGEST_COUNT
+
 _LATER = ("max_grad_norm",)
 """Numbers that older states lack; the optimizer keeps its own then. None is a value of theirs."""
 
