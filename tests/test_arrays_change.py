@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import numba_lamb as nl
 from helpers import frozen, snapshot
 from numba_lamb import array_reader
-from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader, addresses_of_objects, fields_are_known
+from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader, fields_are_known
 from numba_lamb.kernels.object_reader import UNUSUAL
 
 MAKERS: dict[str, Callable[..., Any]] = {
@@ -261,7 +261,7 @@ def test_what_is_read_is_what_attributes_tell(data: st.DataObject) -> None:
     array.flags.writeable = data.draw(st.booleans())
     for flags in (READABLE, WRITABLE):
         reader = ArrayReader([wanted], [np.dtype(np.float32)], flags, trusted=True)
-        (found,), _ = reader.read(addresses_of_objects([array]))
+        (found,), _ = reader.read((array,))
         kept = (
             array.flags.c_contiguous and array.flags.aligned and (array.flags.writeable or flags == READABLE)
         )

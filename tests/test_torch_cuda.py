@@ -62,10 +62,10 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
     monkeypatch.setattr(tensors, "address_of", mapped.address_of)
     read = TensorReader.read
 
-    def read_mapped(reader: Any, given: Any, objects: Any, spans: Any = NO_SPANS) -> Any:
+    def read_mapped(reader: Any, given: Any, spans: Any = NO_SPANS) -> Any:
         if not mapped.is_active or spans is NO_SPANS:
-            return read(reader, given, objects, spans)
-        found, unusual = read(reader, given, objects)
+            return read(reader, given, spans)
+        found, unusual = read(reader, given)
         for k in np.flatnonzero(found > NOWHERE).tolist():
             found[k] = mapped.address_of(given[k])
         return found, unusual

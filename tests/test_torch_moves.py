@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 
-from numba_lamb.array_reader import NO_SPANS, addresses_of_objects  # noqa: E402
+from numba_lamb.array_reader import NO_SPANS  # noqa: E402
 from numba_lamb.kernels.object_reader import UNUSUAL  # noqa: E402
 from numba_lamb.tensor_reader import TensorReader, fields_of, form_of  # noqa: E402
 from numba_lamb.torch import Lamb, Lars, Momentum, model, places  # noqa: E402
@@ -246,13 +246,12 @@ def test_what_is_read_is_what_attributes_tell(data: st.DataObject) -> None:
         form = form_of(torch.zeros((*shape, 1)))
     if tensor.numel() and data.draw(st.integers(0, 4)) == 0:
         shrunk(tensor, data.draw(st.integers(0, tensor.untyped_storage().nbytes())))
-    objects = addresses_of_objects([tensor])
     spans = NO_SPANS
     if tensor.numel() and data.draw(st.booleans()):
         start = tensor.data_ptr() + data.draw(st.integers(-64, 64))
         spans = np.array([start]), np.array([start + data.draw(st.integers(1, 64))])
     found = [
-        int(TensorReader(torch, [form], fields).read([tensor], objects, spans)[0][0])
+        int(TensorReader(torch, [form], fields).read((tensor,), spans)[0][0])
         for fields in (fields_of(torch), None)
     ]
     assert found[0] == found[1]

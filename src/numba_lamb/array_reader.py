@@ -1,5 +1,6 @@
 """ArrayReader: where many NumPy arrays have their values, and which of them are not as expected."""
 
+import ctypes
 import math
 import sys
 import sysconfig
@@ -24,9 +25,20 @@ _NONE, _NDARRAY = id(None), id(np.ndarray)
 _FLOAT32 = np.dtype(np.float32)
 
 
-def addresses_of_objects(objects: Sequence[Any]) -> Int64:
-    """Return the addresses of Python objects, which their owner must keep alive while they are read."""
-    return np.fromiter(map(id, objects), dtype=np.int64, count=len(objects))
+def items_of(objects: tuple[Any, ...]) -> int:
+    """Return where a tuple has its items' addresses; for an interpreter of which `fields_are_known`."""
+    return id(objects) + _first_item()
+
+
+@cache
+def _first_item() -> int:
+    """Return how far into a tuple its items' addresses begin; LookupError if that is not as in CPython."""
+    probe = object(), object(), object()
+    for offset in range(16, 48, 8):
+        words = (ctypes.c_int64 * len(probe)).from_address(id(probe) + offset)
+        if list(words) == [id(item) for item in probe]:
+            return offset
+    raise LookupError("a tuple's items are not where they are read")
 
 
 def forms_of(lengths: Sequence[Sequence[int]], columns: Sequence[Sequence[int]]) -> tuple[Int64, Int64]:
@@ -87,23 +99,23 @@ class ArrayReader:
         self._flags = flags
         self._reads = fields_are_known() if trusted is None else trusted
 
-    def read(self, objects: Int64, spans: tuple[Int64, Int64] = NO_SPANS) -> tuple[Int64, Int64]:
+    def read(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64] = NO_SPANS) -> tuple[Int64, Int64]:
         """Return the address of each array's values, and the indices of those that must be looked at closely.
 
         Parameters
         ----------
-        objects : int64 array
-            What `addresses_of_objects` returned. None has address 0, an array without values 16.
+        arrays : tuple
+            One object for each shape. None has address 0, an array without values 16.
         spans : pair of int64 array
             Sorted starts and ends of memory; what meets it must be looked at closely.
         """
-        found = np.empty(len(objects), dtype=np.int64)
+        found = np.empty(len(self._forms), dtype=np.int64)
         if self._reads:
             table = self._forms, self._lengths
-            if not read_arrays(objects, *table, _NONE, _NDARRAY, self._flags, *spans, found):
+            if not read_arrays(items_of(arrays), *table, _NONE, _NDARRAY, self._flags, *spans, found):
                 return found, NOTHING
         else:
-            found[:] = np.where(objects == _NONE, ABSENT, UNUSUAL)
+            found[:] = [ABSENT if array is None else UNUSUAL for array in arrays]
         return found, np.flatnonzero(found == UNUSUAL)
 
 
@@ -116,15 +128,18 @@ def fields_are_known() -> bool:
         or (sys.maxsize, sys.byteorder) != (2**63 - 1, "little")
     ):
         return False
+    try:
+        _first_item()
+    except LookupError:
+        return False
     arrays, shapes, allowed = zip(*_samples(), strict=True)
-    objects = addresses_of_objects(arrays)
     for flags in (READABLE, WRITABLE):
         reader = ArrayReader(shapes, [_FLOAT32] * len(arrays), flags, trusted=True)
         expected = [
             (address_of(array) if array.size else NOWHERE) if flags & kind == flags else UNUSUAL
             for array, kind in zip(arrays, allowed, strict=True)
         ]
-        if reader.read(objects)[0].tolist() != expected:
+        if reader.read(arrays)[0].tolist() != expected:
             return False
     return True
 

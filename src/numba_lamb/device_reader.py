@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.array_reader import NO_SPANS, addresses_of_objects
+from numba_lamb.array_reader import NO_SPANS
 from numba_lamb.arrays import INTERFACE, Storage, check_form, device_storage
 from numba_lamb.device import stream_address
 from numba_lamb.kernels.object_reader import ABSENT, NOWHERE, UNUSUAL
@@ -57,7 +57,7 @@ class DeviceReader:
             found[k] = storage.address or NOWHERE
         return found
 
-    def gradients(self, arrays: Sequence[Any], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
         """Return the gradients' addresses, 0 for None, and whose must be compared with `spans` more closely."""
         found = self._given.read(arrays, spans)
         unusual = np.flatnonzero(found == UNUSUAL)
@@ -118,15 +118,14 @@ class _Tensors:
         self._layers, self._index, self._kinds = layers, index, kinds
         self._reader: TensorReader | None = None
 
-    def read(self, arrays: Sequence[Any], spans: tuple[Int64, Int64]) -> Int64:
+    def read(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> Int64:
         """Return addresses, `ABSENT` for None, and `UNUSUAL` for what is no such tensor."""
-        objects = addresses_of_objects(arrays)
         torch: Any = sys.modules.get("torch")
         if self._reader is None and torch is not None:
             self._reader = self._made(torch, arrays)
         if self._reader is None:
-            return np.where(objects == id(None), ABSENT, UNUSUAL)
-        return self._reader.read(arrays, objects, spans)[0]
+            return np.array([ABSENT if array is None else UNUSUAL for array in arrays], dtype=np.int64)
+        return self._reader.read(arrays, spans)[0]
 
     def _made(self, torch: Any, arrays: Sequence[Any]) -> TensorReader | None:
         tensors = (array for array in arrays if isinstance(array, torch.Tensor))

@@ -18,7 +18,7 @@ class Reader(Protocol):
     def weights(self) -> Int64:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
 
-    def gradients(self, arrays: Sequence[Any], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
         """Return the gradients' addresses, 0 for None, or raise by name if one does not fit its parameter.
 
         The second array has the indices of gradients that may meet one of the `spans` of memory, sorted starts
@@ -51,7 +51,7 @@ class WeightTable:
         columns: Sequence[tuple[Int64, Sequence[int]]],
         reader: Reader,
     ) -> None:
-        self._layers, self._columns, self._reader = layers, columns, reader
+        self._layers, self._columns, self._reader = layers, _as_arrays(columns), reader
         self.memory = memory
         """Where the parameters lay when that was asked last."""
         self._found = reader.weights()
@@ -89,7 +89,12 @@ class GradientTable:
         reader: Reader,
         weights: WeightTable,
     ) -> None:
-        self._layers, self._columns, self._reader, self._weights = layers, columns, reader, weights
+        self._layers, self._columns, self._reader, self._weights = (
+            layers,
+            _as_arrays(columns),
+            reader,
+            weights,
+        )
         self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
         self._found = np.zeros(len(layers), dtype=np.int64)
@@ -154,6 +159,10 @@ class GradientTable:
         if len(ordered) != len(self._layers):
             raise ValueError(f"gradients has {len(ordered)} entries for {len(self._layers)} parameters")
         return ordered
+
+
+def _as_arrays(columns: Sequence[tuple[Int64, Sequence[int]]]) -> list[tuple[Int64, NDArray[np.intp]]]:
+    return [(column, np.array(indices, dtype=np.intp)) for column, indices in columns]
 
 
 def _listed(names: Iterable[str]) -> str:

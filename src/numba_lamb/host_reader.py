@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader, addresses_of_objects
+from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader
 from numba_lamb.arrays import address_of, check_form, check_host, is_array, kind_of, plain
 from numba_lamb.kernels.object_reader import NOWHERE
 from numba_lamb.layout import Layer
@@ -32,11 +32,10 @@ class HostReader:
         shapes = [layer.shape for layer in layers]
         self._weights = ArrayReader(shapes, dtypes, WRITABLE, [*map(type, arrays)])
         self._gradients = ArrayReader(shapes, dtypes, READABLE)
-        self._objects = addresses_of_objects(self._arrays)
 
     def weights(self) -> Int64:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
-        found, unusual = self._weights.read(self._objects)
+        found, unusual = self._weights.read(self._arrays)
         for k in unusual.tolist():
             found[k] = self._weight(self._layers[k], plain(self._arrays[k]))
         return found
@@ -54,9 +53,9 @@ class HostReader:
         check_host(what, array)
         return address_of(array) or NOWHERE
 
-    def gradients(self, arrays: Sequence[Any], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
         """Return the gradients' addresses, 0 for None, and whose must be compared with `spans` more closely."""
-        found, unusual = self._gradients.read(addresses_of_objects(arrays), spans)
+        found, unusual = self._gradients.read(arrays, spans)
         for k in unusual.tolist():
             found[k] = self.gradient(self._layers[k], arrays[k])
         return found, unusual

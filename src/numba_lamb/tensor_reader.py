@@ -15,9 +15,9 @@ from numba_lamb.array_reader import (
     NO_SPANS,
     NOTHING,
     Int64,
-    addresses_of_objects,
     fields_are_known,
     forms_of,
+    items_of,
 )
 from numba_lamb.kernels import object_reader as at
 from numba_lamb.kernels.object_reader import ABSENT, NOWHERE, UNUSUAL, read_tensors
@@ -97,25 +97,21 @@ class TensorReader:
             ],
         )
 
-    def read(
-        self, tensors: Sequence[Any], objects: Int64, spans: tuple[Int64, Int64] = NO_SPANS
-    ) -> tuple[Int64, Int64]:
+    def read(self, tensors: tuple[Any, ...], spans: tuple[Int64, Int64] = NO_SPANS) -> tuple[Int64, Int64]:
         """Return the address of each tensor's values, and the indices of those that must be looked at closely.
 
         Parameters
         ----------
-        tensors : sequence of Tensor or None
-            None has address 0, a tensor without values 16.
-        objects : int64 array
-            Their `addresses_of_objects`.
+        tensors : tuple of Tensor or None
+            One for each form. None has address 0, a tensor without values 16.
         spans : pair of int64 array
             Sorted starts and ends of memory; what meets it must be looked at closely.
         """
-        found = np.empty(len(objects), dtype=np.int64)
+        found = np.empty(len(self._forms), dtype=np.int64)
         if self._fields is None:
             found[:] = [self._ask(*each, spans) for each in zip(tensors, self._forms, strict=True)]
-        elif not len(objects) or not read_tensors(
-            objects, *self._table, _NONE, self._kinds, self._keys, self._fields, *spans, found
+        elif not self._forms or not read_tensors(
+            items_of(tensors), *self._table, _NONE, self._kinds, self._keys, self._fields, *spans, found
         ):
             return found, NOTHING
         return found, np.flatnonzero(found == UNUSUAL)
@@ -207,8 +203,7 @@ def _are_right(torch: Any, fields: Int64) -> bool:
     """Return whether tensors of all kinds are read as their attributes tell, or not taken for ordinary ones."""
     usual, unusual = _samples(torch)
     reader = TensorReader(torch, [*map(form_of, usual), *(form for _, form in unusual)], fields)
-    tensors = [*usual, *(tensor for tensor, _ in unusual)]
-    found, _ = reader.read(tensors, addresses_of_objects(tensors))
+    found, _ = reader.read((*usual, *(tensor for tensor, _ in unusual)))
     expected = [tensor.data_ptr() if tensor.numel() else NOWHERE for tensor in usual]
     return bool(found.tolist() == expected + [UNUSUAL] * len(unusual))
 

@@ -49,7 +49,7 @@ def overlaps(start: Any, length: Any, starts: Any, ends: Any) -> Any:
 
 @object_reader
 def read_arrays(
-    objects: Any,
+    items: Any,
     forms: Any,
     lengths: Any,
     none: Any,
@@ -63,8 +63,8 @@ def read_arrays(
 
     Parameters
     ----------
-    objects : int64 array
-        Addresses of Python objects (`id`), which their owner keeps alive.
+    items : int
+        Where the addresses of Python objects begin, one for each form; their owner keeps them alive.
     forms, lengths : int64 array
         What each must be, and the lengths of its axes.
     none, kind : int
@@ -77,8 +77,8 @@ def read_arrays(
         Gets an address, `ABSENT` or `UNUSUAL`.
     """
     unusual = 0
-    for k in range(objects.shape[0]):
-        at = objects[k]
+    for k in range(forms.shape[0]):
+        at = word(items + 8 * k)
         if at == none:
             found[k] = ABSENT
             continue
@@ -134,7 +134,7 @@ def has_strides(axes: Any, count: Any, lengths: Any) -> Any:
 
 @object_reader
 def read_tensors(
-    objects: Any,
+    items: Any,
     forms: Any,
     lengths: Any,
     none: Any,
@@ -151,8 +151,8 @@ def read_tensors(
     `fields` says where a struct's fields are.
     """
     unusual = 0
-    for k in range(objects.shape[0]):
-        at = objects[k]
+    for k in range(forms.shape[0]):
+        at = word(items + 8 * k)
         if at == none:
             found[k] = ABSENT
             continue

@@ -88,7 +88,9 @@ class CpuPart(Part):
         first = check_step_count(self.layers[0].name, self.steps[0].item())
         if (self.steps == first).all():
             return int(first)
-        if not ((self.steps >= 0) & (self.steps <= rows.LARGEST_COUNT) & (self.steps == np.floor(self.steps))).all():
+        if not (
+            (self.steps >= 0) & (self.steps <= rows.LARGEST_COUNT) & (self.steps == np.floor(self.steps))
+        ).all():
             for layer, count in zip(self.layers, self.steps.tolist(), strict=True):
                 check_step_count(layer.name, count)
         return None

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.array_reader import Int64, addresses_of_objects
+from numba_lamb.array_reader import Int64
 from numba_lamb.arrays import Storage
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import rows
@@ -223,7 +223,8 @@ class Model:
         """Write the gradients' addresses, and return what a step must know and hold."""
         if self._places is not None:
             gradients = [gradients[place] for place in self._places]
-        found, unusual = self._gradients.read(gradients, addresses_of_objects(gradients), self._spans)
+        gradients = tuple(gradients)
+        found, unusual = self._gradients.read(gradients, self._spans)
         copies: list[Tensor] = []
         for k in unusual.tolist():
             found[k] = self._address(k, gradients[k], copies)

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from numba_lamb.array_reader import addresses_of_objects
 from numba_lamb.tensor_reader import TensorReader, fields_of, form_of, is_filled
 
 
@@ -21,16 +20,15 @@ class Places:
 
     def __init__(self, tensors: Sequence[torch.Tensor]) -> None:
         self._tensors = tuple(tensors)
-        self._objects = addresses_of_objects(self._tensors)
         forms = [form_of(tensor, type(tensor)) for tensor in tensors]
         self._reader = TensorReader(torch, forms, fields_of(torch))
-        self._found, unusual = self._reader.read(self._tensors, self._objects)
+        self._found, unusual = self._reader.read(self._tensors)
         # Those that are never read, such as one whose sign is a mark on it.
         self._unusual = {k: _described(self._tensors[k]) for k in unusual.tolist()}
 
     def are_kept(self) -> bool:
         """Return whether all have the type, form and address that they had, and storages that hold them."""
-        found, _ = self._reader.read(self._tensors, self._objects)
+        found, _ = self._reader.read(self._tensors)
         return np.array_equal(found, self._found) and all(
             _described(self._tensors[k]) == described for k, described in self._unusual.items()
         )
