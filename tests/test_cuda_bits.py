@@ -130,6 +130,7 @@ def test_extreme_values_give_the_cpus_bytes(gpu: Gpu, maker: str, of_weights: st
                 {"params": {name: params[name] for name in names[4:]}, "grad_centralization": True},
             ],
             max_grad_norm=1e3 if of_weights == "usual" else None,
+            nonfinite="propagate",
         ),
     )
     for _ in range(2):

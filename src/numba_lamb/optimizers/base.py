@@ -5,7 +5,7 @@ gradients, and only then lets the kernels write. Whatever can be refused is refu
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
@@ -20,7 +20,7 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.attributes import OptionNames
 from numba_lamb.optimizers.checks import check_filter, check_limit, check_nonfinite
 from numba_lamb.optimizers.choose import choose_backend
-from numba_lamb.optimizers.live import KEYS, LiveGroups
+from numba_lamb.optimizers.live import KEYS, LiveGroups, decayed_by_name
 from numba_lamb.optimizers.parts import Part, view_of
 from numba_lamb.optimizers.state import check_state
 from numba_lamb.rates import Rate, RateLike
@@ -29,11 +29,6 @@ from numba_lamb.step_lock import step_lock
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
 Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
-
-
-def decayed_by_name(layer: Layer) -> bool:
-    """Return whether weight decay applies to a layer where no groups are given: not to `beta` and `gamma`."""
-    return "beta" not in layer.name and "gamma" not in layer.name
 
 
 class Optimizer(OptionNames, ABC):
@@ -134,9 +129,11 @@ class Optimizer(OptionNames, ABC):
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
         reader = self._backend.new_reader(layout.layers, self._arrays)
-        columns = [(part.addresses, part.indices) for part in parts]
-        weights = WeightTable(layout.layers, memory, _columns(columns, rows.WEIGHTS), reader)
-        self._gradients = GradientTable(layout.layers, _columns(columns, rows.GRADIENT), reader, weights)
+        columns = [
+            [(part.addresses[:, k], part.indices) for part in parts] for k in (rows.WEIGHTS, rows.GRADIENT)
+        ]
+        weights = WeightTable(layout.layers, memory, columns[0], reader)
+        self._gradients = GradientTable(layout.layers, columns[1], reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
         self._backend.placed(self)
@@ -398,9 +395,3 @@ class Optimizer(OptionNames, ABC):
             setattr(self, f"_{name}", number)
         for part in self._parts:
             self._tell(part)
-
-
-def _columns(
-    tables: Sequence[tuple[NDArray[np.int64], list[int]]], column: int
-) -> list[tuple[NDArray[np.int64], list[int]]]:
-    return [(table[:, column], indices) for table, indices in tables]

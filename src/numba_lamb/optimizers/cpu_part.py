@@ -10,6 +10,7 @@ from numba_lamb.arrays import address_of, aligned_zeros
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import cpu, rows
 from numba_lamb.kernels.program import Program, Work
+from numba_lamb.kernels.rows import LARGEST_COUNT as LARGEST
 from numba_lamb.layout import FlatLayout
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.checks import check_step_count
@@ -85,15 +86,16 @@ class CpuPart(Part):
 
     def common_step(self) -> int | None:
         """Return the step count that all layers have, None if they differ; raise if one is no count."""
-        first = check_step_count(self.layers[0].name, self.steps[0].item())
-        if (self.steps == first).all():
-            return int(first)
-        if not (
-            (self.steps >= 0) & (self.steps <= rows.LARGEST_COUNT) & (self.steps == np.floor(self.steps))
-        ).all():
-            for layer, count in zip(self.layers, self.steps.tolist(), strict=True):
+        steps = self.steps
+        # Those of others are floats, which others write to.
+        if (
+            steps.dtype.kind == "f"
+            and not ((steps >= 0) & (steps <= LARGEST) & (steps == np.floor(steps))).all()
+        ):
+            for layer, count in zip(self.layers, steps.tolist(), strict=True):
                 check_step_count(layer.name, count)
-        return None
+        first = steps[0].item()
+        return int(first) if (steps == first).all() else None
 
     def settle(self) -> None:
         """Recompute what is derived from `settings`; call after writing to it."""

@@ -3,10 +3,16 @@
 from typing import Any
 
 from numba_lamb.groups import check_live_group
+from numba_lamb.layout import Layer
 from numba_lamb.rates import Rate, RateBook, RateLike
 
 KEYS = ("lr", "weight_decay")
 """What a group has a rate for."""
+
+
+def decayed_by_name(layer: Layer) -> bool:
+    """Return whether weight decay applies to a layer where no groups are given: not to `beta` and `gamma`."""
+    return "beta" not in layer.name and "gamma" not in layer.name
 
 
 class LiveGroups:

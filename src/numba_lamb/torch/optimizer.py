@@ -177,9 +177,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             found = self._look()
             if found is None:
                 return
-            model, step = found
-            engine = self._engine
-            assert engine is not None
+            model, engine, step = found
             model.gather(step)
             scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
             rates, decays = self._group_rates, self._group_decays
@@ -187,8 +185,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 model.count_versions(step)
                 engine.commit(model.scatter(step))
 
-    def _look(self) -> tuple[Model, Step] | None:
-        """Return the model and gradients of the step to be taken, None if no parameter has one."""
+    def _look(self) -> tuple[Model, Engine, Step] | None:
+        """Return what takes the next step, and its gradients, None if no parameter has one."""
         for _ in range(MOST_LOOKS):
             self._look_at_groups()
             groups = self.param_groups
@@ -202,8 +200,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 model = self._make_model(tensors, sizes, gradients)
                 if model is None:
                     return None
-            if self._follows or not self._follow_options(model):
-                return model, model.point_at_gradients(gradients)
+            engine = self._engine
+            assert engine is not None
+            if self._follows or not self._follow_options(model, engine):
+                return model, engine, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
         raise RuntimeError(
             "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
@@ -283,10 +283,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._given = [] if any(map(is_mutable, known)) else given
         self._follows = False
 
-    def _follow_options(self, model: Model) -> bool:
+    def _follow_options(self, model: Model, engine: Engine) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
-        engine = self._engine
-        assert engine is not None
         decays = self._group_decays
         options = [decays.tolist(), *([*map(number, self._options(group))] for group in self.param_groups)]
         changed = options != self._written
