@@ -4,15 +4,25 @@ import ctypes
 import math
 import sys
 import sysconfig
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from numba import int64, typeof
 from numpy.typing import NDArray
 
 from numba_lamb.arrays import address_of
-from numba_lamb.kernels.object_reader import ABSENT, FIRST_LENGTH, FORM_FIELDS, NOWHERE, UNUSUAL, read_arrays
+from numba_lamb.kernels.object_reader import (
+    ABSENT,
+    ALIKE,
+    FIRST_LENGTH,
+    FORM_FIELDS,
+    MOVED,
+    NOWHERE,
+    UNUSUAL,
+    read_arrays,
+)
 
 READABLE = 0x1 | 0x100
 """NumPy's flags of an array that is C-contiguous and aligned."""
@@ -39,6 +49,15 @@ def _first_item() -> int:
         if list(words) == [id(item) for item in probe]:
             return offset
     raise LookupError("a tuple's items are not where they are read")
+
+
+def bound(reader: Any, *first: Any) -> Callable[..., int]:
+    """Return a compiled reader with its first arguments, which takes two spans and where the items are.
+
+    It is called below Numba's choice among signatures, which takes longer than reading.
+    """
+    signature = (*map(typeof, first), *map(typeof, NO_SPANS), int64)
+    return partial(reader.compile(signature), *first)
 
 
 def forms_of(lengths: Sequence[Sequence[int]], columns: Sequence[Sequence[int]]) -> tuple[Int64, Int64]:
@@ -84,7 +103,7 @@ class ArrayReader:
         trusted: bool | None = None,
     ) -> None:
         # Kept alive, because their addresses are compared.
-        self._kept = tuple(dtypes), tuple(types or ())
+        self._named = tuple(dtypes), tuple(types or ())
         itemsizes = [dtype.itemsize for dtype in dtypes]
         self._forms, self._lengths = forms_of(
             shapes,
@@ -96,11 +115,21 @@ class ArrayReader:
                 itemsizes,
             ],
         )
-        self._flags = flags
         self._reads = fields_are_known() if trusted is None else trusted
+        self._kept, self._found = (np.full(len(shapes), UNUSUAL, dtype=np.int64) for _ in range(2))
+        table = self._forms, self._lengths, _NONE, _NDARRAY, flags, self._kept, self._found
+        self._read = bound(read_arrays, *table) if self._reads else None
 
-    def read(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64] = NO_SPANS) -> tuple[Int64, Int64]:
+    def keep(self, found: Int64) -> None:
+        """Keep the addresses in use, with which `read` compares."""
+        self._kept[:] = found
+
+    def read(
+        self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64] = NO_SPANS
+    ) -> tuple[Int64, Int64] | None:
         """Return the address of each array's values, and the indices of those that must be looked at closely.
+
+        None says that all are usual and where `keep` was told. The next call overwrites what is returned.
 
         Parameters
         ----------
@@ -109,14 +138,15 @@ class ArrayReader:
         spans : pair of int64 array
             Sorted starts and ends of memory; what meets it must be looked at closely.
         """
-        found = np.empty(len(self._forms), dtype=np.int64)
-        if self._reads:
-            table = self._forms, self._lengths
-            if not read_arrays(items_of(arrays), *table, _NONE, _NDARRAY, self._flags, *spans, found):
-                return found, NOTHING
+        if self._read is None:
+            self._found[:] = [ABSENT if array is None else UNUSUAL for array in arrays]
         else:
-            found[:] = [ABSENT if array is None else UNUSUAL for array in arrays]
-        return found, np.flatnonzero(found == UNUSUAL)
+            outcome = self._read(*spans, items_of(arrays))
+            if outcome == ALIKE:
+                return None
+            if outcome == MOVED:
+                return self._found, NOTHING
+        return self._found, np.flatnonzero(self._found == UNUSUAL)
 
 
 @cache
@@ -139,7 +169,8 @@ def fields_are_known() -> bool:
             (address_of(array) if array.size else NOWHERE) if flags & kind == flags else UNUSUAL
             for array, kind in zip(arrays, allowed, strict=True)
         ]
-        if reader.read(arrays)[0].tolist() != expected:
+        found = reader.read(arrays)
+        if found is None or found[0].tolist() != expected:
             return False
     return True
 

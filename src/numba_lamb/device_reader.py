@@ -37,13 +37,17 @@ class DeviceReader:
         # What arrays of other libraries said of themselves last, and where that was found to be.
         self._own_known: dict[int, tuple[Any, Storage]] = {}
         self._given_known: dict[int, tuple[Any, Storage]] = {}
+        self._used = np.zeros(0, dtype=np.int64)
         # Layers whose gradient names the stream that it is ready on.
         self._naming: set[int] = set()
 
-    def weights(self) -> Int64:
+    def weights(self) -> Int64 | None:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
-        found = self._own.read(self._arrays, NO_SPANS)
-        for k in np.flatnonzero(found == UNUSUAL).tolist():
+        read = self._own.read(self._arrays, NO_SPANS)
+        if read is None:
+            return None
+        found, unusual = read
+        for k in unusual.tolist():
             layer = self._layers[k]
             what = f"parameter {layer.name!r}"
             storage = self._look_at(what, k, self._arrays[k], self._own_known)
@@ -55,16 +59,27 @@ class DeviceReader:
                     f"{storage.dtype}; make another optimizer for an array that was changed"
                 )
             found[k] = storage.address or NOWHERE
-        return found
+        return None if np.array_equal(found, self._used) else found
 
-    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    def keep_weights(self, found: Int64) -> None:
+        """Keep the parameters' addresses that are in use."""
+        self._used = found.copy()
+        self._own.keep(found)
+
+    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64] | None:
         """Return the gradients' addresses, 0 for None, and whose must be compared with `spans` more closely."""
-        found = self._given.read(arrays, spans)
-        unusual = np.flatnonzero(found == UNUSUAL)
+        read = self._given.read(arrays, spans)
+        if read is None:
+            return None
+        found, unusual = read
         self._naming = set()
         for k in unusual.tolist():
             found[k] = self._gradient(k, arrays[k])
         return found, unusual
+
+    def keep_gradients(self, found: Int64) -> None:
+        """Keep the gradients' addresses that are in use."""
+        self._given.keep(found)
 
     def _gradient(self, k: int, array: Any) -> int:
         layer = self._layers[k]
@@ -118,14 +133,20 @@ class _Tensors:
         self._layers, self._index, self._kinds = layers, index, kinds
         self._reader: TensorReader | None = None
 
-    def read(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> Int64:
-        """Return addresses, `ABSENT` for None, and `UNUSUAL` for what is no such tensor."""
+    def keep(self, found: Int64) -> None:
+        """Keep the addresses in use, with which `read` compares."""
+        if self._reader is not None:
+            self._reader.keep(found)
+
+    def read(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64] | None:
+        """Return addresses, and the indices of what is no such tensor; None if all are where they were."""
         torch: Any = sys.modules.get("torch")
         if self._reader is None and torch is not None:
             self._reader = self._made(torch, arrays)
-        if self._reader is None:
-            return np.array([ABSENT if array is None else UNUSUAL for array in arrays], dtype=np.int64)
-        return self._reader.read(arrays, spans)[0]
+        if self._reader is not None:
+            return self._reader.read(arrays, spans)
+        found = np.array([ABSENT if array is None else UNUSUAL for array in arrays], dtype=np.int64)
+        return found, np.flatnonzero(found)
 
     def _made(self, torch: Any, arrays: Sequence[Any]) -> TensorReader | None:
         tensors = (array for array in arrays if isinstance(array, torch.Tensor))

@@ -13,17 +13,26 @@ Int64 = NDArray[np.int64]
 
 
 class Reader(Protocol):
-    """Says where the parameters of some layers lie and where their gradients do, looking at each of them."""
+    """Says where the parameters of some layers lie and where their gradients do, looking at each of them.
 
-    def weights(self) -> Int64:
+    None says that they are where `keep_weights` and `keep_gradients` were told.
+    """
+
+    def weights(self) -> Int64 | None:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
 
-    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    def keep_weights(self, found: Int64) -> None:
+        """Keep the parameters' addresses that are in use."""
+
+    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64] | None:
         """Return the gradients' addresses, 0 for None, or raise by name if one does not fit its parameter.
 
         The second array has the indices of gradients that may meet one of the `spans` of memory, sorted starts
         and ends.
         """
+
+    def keep_gradients(self, found: Int64) -> None:
+        """Keep the gradients' addresses that are in use."""
 
     def producers(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which the gradients that were read last say that they are ready."""
@@ -54,17 +63,17 @@ class WeightTable:
         self._layers, self._columns, self._reader = layers, _as_arrays(columns), reader
         self.memory = memory
         """Where the parameters lay when that was asked last."""
-        self._found = reader.weights()
+        self.update()
 
     def update(self) -> None:
         """Look at the parameters; raise if one cannot be updated, or lies where another does."""
         found = self._reader.weights()
-        if np.array_equal(found, self._found):
+        if found is None:
             return
         self.memory = self.memory.moved(found.tolist())
         for column, indices in self._columns:
             column[:] = found[indices]
-        self._found = found
+        self._reader.keep_weights(found)
 
 
 class GradientTable:
@@ -97,12 +106,9 @@ class GradientTable:
         )
         self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
-        self._found = np.zeros(len(layers), dtype=np.int64)
-
-    @property
-    def complete(self) -> bool:
+        self._given = np.zeros(len(layers), dtype=np.bool_)
+        self.complete = False
         """Whether the last update had a gradient for every layer."""
-        return bool(self._found.all())
 
     def ordered(self, gradients: Any) -> tuple[Any, ...]:
         """Return `gradients` by layer; this runs what code of the user's own they have."""
@@ -117,7 +123,10 @@ class GradientTable:
         """
         self._weights.update()
         memory = self._weights.memory
-        found, doubtful = self._reader.gradients(gradients, memory.spans)
+        read = self._reader.gradients(gradients, memory.spans)
+        if read is None:
+            return
+        found, doubtful = read
         for k in doubtful.tolist():
             owner = memory.owner(int(found[k]), self._nbytes[k])
             if owner is not None:
@@ -126,7 +135,9 @@ class GradientTable:
                 )
         for column, indices in self._columns:
             column[:] = found[indices]
-        self._found = found
+        self._given[:] = found != 0
+        self.complete = bool(self._given.all())
+        self._reader.keep_gradients(found)
 
     def producers(self, gradients: Sequence[Any]) -> set[int]:
         """Return the streams on which these gradients, which were read last, say that they are ready."""
@@ -134,7 +145,7 @@ class GradientTable:
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""
-        given: list[bool] = (self._found != 0).tolist()
+        given: list[bool] = self._given.tolist()
         return given
 
     def _by_name(self, gradients: Mapping[str, Any]) -> tuple[Any, ...]:

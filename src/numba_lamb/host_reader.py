@@ -33,9 +33,12 @@ class HostReader:
         self._weights = ArrayReader(shapes, dtypes, WRITABLE, [*map(type, arrays)])
         self._gradients = ArrayReader(shapes, dtypes, READABLE)
 
-    def weights(self) -> Int64:
+    def weights(self) -> Int64 | None:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
-        found, unusual = self._weights.read(self._arrays)
+        read = self._weights.read(self._arrays)
+        if read is None:
+            return None
+        found, unusual = read
         for k in unusual.tolist():
             found[k] = self._weight(self._layers[k], plain(self._arrays[k]))
         return found
@@ -53,12 +56,23 @@ class HostReader:
         check_host(what, array)
         return address_of(array) or NOWHERE
 
-    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64]:
+    def keep_weights(self, found: Int64) -> None:
+        """Keep the parameters' addresses that are in use."""
+        self._weights.keep(found)
+
+    def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64] | None:
         """Return the gradients' addresses, 0 for None, and whose must be compared with `spans` more closely."""
-        found, unusual = self._gradients.read(arrays, spans)
+        read = self._gradients.read(arrays, spans)
+        if read is None:
+            return None
+        found, unusual = read
         for k in unusual.tolist():
             found[k] = self.gradient(self._layers[k], arrays[k])
         return found, unusual
+
+    def keep_gradients(self, found: Int64) -> None:
+        """Keep the gradients' addresses that are in use."""
+        self._gradients.keep(found)
 
     @staticmethod
     def gradient(layer: Layer, array: object) -> int:

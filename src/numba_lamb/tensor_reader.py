@@ -5,7 +5,7 @@ attributes tell is found out on a few tensors and proved on others; where that f
 """
 
 import ctypes
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -15,6 +15,7 @@ from numba_lamb.array_reader import (
     NO_SPANS,
     NOTHING,
     Int64,
+    bound,
     fields_are_known,
     forms_of,
     items_of,
@@ -73,20 +74,25 @@ class TensorReader:
     def __init__(self, torch: Any, forms: Sequence[Form], fields: Int64 | None) -> None:
         self._torch, self._forms, self._fields = torch, forms, fields
         self._plain = torch.Tensor, torch.nn.Parameter
-        if fields is not None and forms:
-            self._describe(fields)
+        self._kept, self._found = (np.full(len(forms), UNUSUAL, dtype=np.int64) for _ in range(2))
+        self._read = self._described(fields) if fields is not None and forms else None
 
-    def _describe(self, fields: Int64) -> None:
+    def keep(self, found: Int64) -> None:
+        """Keep the addresses in use, with which `read` compares."""
+        self._kept[:] = found
+
+    def _described(self, fields: Int64) -> Callable[..., int]:
+        """Return what reads tensors of these forms."""
         words: dict[Any, int] = {}
         for form in self._forms:
             if form.dtype not in words:
                 probe = self._torch.empty(0, dtype=form.dtype, device=form.device)
                 own = _word(id(probe) + int(fields[at.IMPL]))
                 words[form.dtype] = _word(own + int(fields[at.DTYPE_AND_DEVICE])) & at.DTYPE_MASK
-                self._keys = _word(own + int(fields[at.KEYS]))
-        self._kinds = np.array([id(kind) for kind in self._plain], dtype=np.int64)
+                keys = _word(own + int(fields[at.KEYS]))
+        kinds = np.array([id(kind) for kind in self._plain], dtype=np.int64)
         itemsizes = [form.dtype.itemsize for form in self._forms]
-        self._table = forms_of(
+        table = forms_of(
             [(*form.shape, *form.strides) for form in self._forms],
             [
                 [len(form.shape) for form in self._forms],
@@ -96,9 +102,14 @@ class TensorReader:
                 itemsizes,
             ],
         )
+        return bound(read_tensors, *table, _NONE, kinds, keys, fields, self._kept, self._found)
 
-    def read(self, tensors: tuple[Any, ...], spans: tuple[Int64, Int64] = NO_SPANS) -> tuple[Int64, Int64]:
+    def read(
+        self, tensors: tuple[Any, ...], spans: tuple[Int64, Int64] = NO_SPANS
+    ) -> tuple[Int64, Int64] | None:
         """Return the address of each tensor's values, and the indices of those that must be looked at closely.
+
+        None says that all are usual and where `keep` was told. The next call overwrites what is returned.
 
         Parameters
         ----------
@@ -107,14 +118,15 @@ class TensorReader:
         spans : pair of int64 array
             Sorted starts and ends of memory; what meets it must be looked at closely.
         """
-        found = np.empty(len(self._forms), dtype=np.int64)
-        if self._fields is None:
-            found[:] = [self._ask(*each, spans) for each in zip(tensors, self._forms, strict=True)]
-        elif not self._forms or not read_tensors(
-            items_of(tensors), *self._table, _NONE, self._kinds, self._keys, self._fields, *spans, found
-        ):
-            return found, NOTHING
-        return found, np.flatnonzero(found == UNUSUAL)
+        if self._read is None:
+            self._found[:] = [self._ask(*each, spans) for each in zip(tensors, self._forms, strict=True)]
+        else:
+            outcome = self._read(*spans, items_of(tensors))
+            if outcome == at.ALIKE:
+                return None
+            if outcome == at.MOVED:
+                return self._found, NOTHING
+        return self._found, np.flatnonzero(self._found == UNUSUAL)
 
     def _ask(self, tensor: Any, form: Form, spans: tuple[Int64, Int64]) -> int:
         """Return what is read of a tensor, but from its attributes."""
@@ -203,9 +215,9 @@ def _are_right(torch: Any, fields: Int64) -> bool:
     """Return whether tensors of all kinds are read as their attributes tell, or not taken for ordinary ones."""
     usual, unusual = _samples(torch)
     reader = TensorReader(torch, [*map(form_of, usual), *(form for _, form in unusual)], fields)
-    found, _ = reader.read((*usual, *(tensor for tensor, _ in unusual)))
+    found = reader.read((*usual, *(tensor for tensor, _ in unusual)))
     expected = [tensor.data_ptr() if tensor.numel() else NOWHERE for tensor in usual]
-    return bool(found.tolist() == expected + [UNUSUAL] * len(unusual))
+    return found is not None and bool(found[0].tolist() == expected + [UNUSUAL] * len(unusual))
 
 
 def _samples(torch: Any) -> tuple[list[Any], list[tuple[Any, Form]]]:

@@ -177,12 +177,15 @@ def lars_step(
 
 
 @cpu_kernel
-def count_layers(addresses: Any, steps: Any, updated: Any) -> None:
-    """Count the step of every layer that has a gradient."""
+def count_layers(addresses: Any, steps: Any, updated: Any, common: Any) -> None:
+    """Count the step of every layer that has a gradient; write the count that all have, -1 if they differ."""
+    alike = True
     for layer in range(steps.shape[0]):
         if addresses[layer, GRADIENT] != 0:
             steps[layer] += 1
             updated[layer] = True
+        alike = alike and steps[layer] == steps[0]
+    common[0] = np.int64(steps[0]) if alike else np.int64(-1)
 
 
 @cpu_kernel

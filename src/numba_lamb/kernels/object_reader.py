@@ -15,6 +15,9 @@ from numba_lamb.kernels.intrinsics import pointer_to
 ABSENT, UNUSUAL, NOWHERE = 0, -1, 16
 """What is said in place of an address: there is no object; it must be looked at closely; it has no values."""
 
+ALIKE, MOVED, AMISS = range(3)
+"""How what was found compares with what was kept."""
+
 # A form, one row for each object: where its lengths begin in the table of lengths, how many there are, its
 # dtype, the type of the object (0: one of those allowed), its bytes from the first value to the last, and those
 # of a value.
@@ -47,40 +50,52 @@ def overlaps(start: Any, length: Any, starts: Any, ends: Any) -> Any:
     return low > 0 and ends[low - 1] > start
 
 
+@cpu_function
+def compared(unusual: Any, moved: Any) -> Any:
+    """Return what so many unusual objects, and others that moved, come to."""
+    if unusual > 0:
+        return AMISS
+    return MOVED if moved > 0 else ALIKE
+
+
 @object_reader
 def read_arrays(
-    items: Any,
     forms: Any,
     lengths: Any,
     none: Any,
     kind: Any,
     flags: Any,
+    kept: Any,
+    found: Any,
     starts: Any,
     ends: Any,
-    found: Any,
+    items: Any,
 ) -> Any:
-    """Write into `found` the address of each NumPy array's values, and return how many are unusual.
+    """Write into `found` the address of each NumPy array's values; return how that compares with `kept`.
+
+    That is `ALIKE`, `MOVED`, or, where one must be looked at closely, `AMISS`.
 
     Parameters
     ----------
-    items : int
-        Where the addresses of Python objects begin, one for each form; their owner keeps them alive.
     forms, lengths : int64 array
         What each must be, and the lengths of its axes.
     none, kind : int
         The address of None, and of the type of arrays where the form leaves it open.
     flags : int
         Those that an array must have.
+    kept, found : int64 array
+        What was found before, and what gets an address, `ABSENT` or `UNUSUAL`.
     starts, ends : int64 array
         Spans of memory that no array may meet.
-    found : int64 array
-        Gets an address, `ABSENT` or `UNUSUAL`.
+    items : int
+        Where the addresses of Python objects begin, one for each form; their owner keeps them alive.
     """
-    unusual = 0
+    unusual = moved = 0
     for k in range(forms.shape[0]):
         at = word(items + 8 * k)
         if at == none:
             found[k] = ABSENT
+            moved += kept[k] != ABSENT
             continue
         form = forms[k]
         expected = form[TYPE] if form[TYPE] != 0 else kind
@@ -98,7 +113,8 @@ def read_arrays(
             fits = False
         found[k] = data if fits else UNUSUAL
         unusual += not fits
-    return unusual
+        moved += found[k] != kept[k]
+    return compared(unusual, moved)
 
 
 # Where the fields of PyTorch's structs are, in bytes: TensorImpl in the Python object; in TensorImpl its storage,
@@ -134,27 +150,29 @@ def has_strides(axes: Any, count: Any, lengths: Any) -> Any:
 
 @object_reader
 def read_tensors(
-    items: Any,
     forms: Any,
     lengths: Any,
     none: Any,
     kinds: Any,
     keys: Any,
     fields: Any,
+    kept: Any,
+    found: Any,
     starts: Any,
     ends: Any,
-    found: Any,
+    items: Any,
 ) -> Any:
     """Do for PyTorch tensors what `read_arrays` does for arrays.
 
     Lengths are followed by strides. `kinds` are two types, `keys` the dispatch keys of ordinary tensors, and
     `fields` says where a struct's fields are.
     """
-    unusual = 0
+    unusual = moved = 0
     for k in range(forms.shape[0]):
         at = word(items + 8 * k)
         if at == none:
             found[k] = ABSENT
+            moved += kept[k] != ABSENT
             continue
         found[k] = UNUSUAL
         unusual += 1
@@ -172,6 +190,7 @@ def read_tensors(
         if form[NBYTES] == 0:
             found[k] = NOWHERE
             unusual -= 1
+            moved += kept[k] != NOWHERE
             continue
         storage = word(tensor + fields[STORAGE])
         data = word(storage + fields[DATA])
@@ -187,4 +206,5 @@ def read_tensors(
         if not overlaps(data + offset, form[NBYTES], starts, ends):
             found[k] = data + offset
             unusual -= 1
-    return unusual
+            moved += found[k] != kept[k]
+    return compared(unusual, moved)

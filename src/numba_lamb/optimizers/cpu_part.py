@@ -41,6 +41,8 @@ class CpuPart(Part):
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.bool_)
+        # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
+        self._common = np.zeros(1, dtype=np.int64)
         self.forget_written()
         self._program: Program | None = None
         self._program_of: tuple[bool, bool] | None = None
@@ -73,6 +75,7 @@ class CpuPart(Part):
         for name, array in values.items():
             if own[name] is not array:
                 own[name][: len(array)] = array
+        self._look_at_steps()
         self.forget_written()
 
     def forget_written(self) -> None:
@@ -83,19 +86,23 @@ class CpuPart(Part):
     def use_steps(self, steps: NDArray[Any]) -> None:
         """Have the layers' steps counted in an array of somebody else's."""
         self.steps, self._program = steps, None
+        self._look_at_steps()
 
     def common_step(self) -> int | None:
         """Return the step count that all layers have, None if they differ; raise if one is no count."""
+        if self.steps.dtype.kind == "f":
+            # Somebody else's, who may have written to them.
+            self._look_at_steps()
+        common = int(self._common[0])
+        return None if common < 0 else common
+
+    def _look_at_steps(self) -> None:
+        """Find the count that all layers have, and raise if one is no count."""
         steps = self.steps
-        # Those of others are floats, which others write to.
-        if (
-            steps.dtype.kind == "f"
-            and not ((steps >= 0) & (steps <= LARGEST) & (steps == np.floor(steps))).all()
-        ):
+        if not ((steps >= 0) & (steps <= LARGEST) & (steps == np.floor(steps))).all():
             for layer, count in zip(self.layers, steps.tolist(), strict=True):
                 check_step_count(layer.name, count)
-        first = steps[0].item()
-        return int(first) if (steps == first).all() else None
+        self._common[0] = int(steps[0]) if (steps == steps[0]).all() else -1
 
     def settle(self) -> None:
         """Recompute what is derived from `settings`; call after writing to it."""
@@ -186,7 +193,7 @@ class CpuPart(Part):
             *(self.sums, self.norms, self.scales),
         )
         work.append(Work(cpu.lamb_step if has_two_moments else cpu.lars_step, chunks, tables))
-        work.append(Work(cpu.count_layers, 0, (addresses, self.steps, self.updated)))
+        work.append(Work(cpu.count_layers, 0, (addresses, self.steps, self.updated, self._common)))
         return work
 
 

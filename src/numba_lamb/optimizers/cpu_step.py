@@ -54,7 +54,8 @@ class Counters:
 
     def program(self, norm: float | None) -> Program:
         """Return what counts a step whose gradients have this norm."""
-        self._norm[:] = norm is not None, norm or 0.0
+        if norm is not None or self._norm[0]:
+            self._norm[:] = norm is not None, norm or 0.0
         if self._program is None:
             self._program = Program([Work(cpu.count_step, 0, (self._counts, self._norm, self._shown))])
         return self._program

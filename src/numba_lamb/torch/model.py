@@ -105,6 +105,7 @@ class Model:
         self._places = [member.place for member in members] if self._idle else None
         self._weights = Places(self._own)
         self._gradients = TensorReader(torch, [*map(form_of, self._dense)], fields_of(torch))
+        self._complete = False
         self._targets = {k: self._own[k].detach() for k in self._loose}
         self._state = state
         self._entries = [*state.values()]
@@ -224,13 +225,17 @@ class Model:
         if self._places is not None:
             gradients = [gradients[place] for place in self._places]
         gradients = tuple(gradients)
-        found, unusual = self._gradients.read(gradients, self._spans)
         copies: list[Tensor] = []
-        for k in unusual.tolist():
-            found[k] = self._address(k, gradients[k], copies)
-        for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
-            part.addresses[rows_of, rows.GRADIENT] = found[numbers]
-        return Step(bool(found.all()), gradients, copies)
+        read = self._gradients.read(gradients, self._spans)
+        if read is not None:
+            found, unusual = read
+            for k in unusual.tolist():
+                found[k] = self._address(k, gradients[k], copies)
+            for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
+                part.addresses[rows_of, rows.GRADIENT] = found[numbers]
+            self._complete = bool(found.all())
+            self._gradients.keep(found)
+        return Step(self._complete, gradients, copies)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""

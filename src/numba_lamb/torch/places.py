@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from numba_lamb.array_reader import NOTHING
 from numba_lamb.tensor_reader import TensorReader, fields_of, form_of, is_filled
 
 
@@ -22,14 +23,18 @@ class Places:
         self._tensors = tuple(tensors)
         forms = [form_of(tensor, type(tensor)) for tensor in tensors]
         self._reader = TensorReader(torch, forms, fields_of(torch))
-        self._found, unusual = self._reader.read(self._tensors)
+        found, unusual = self._reader.read(self._tensors) or (NOTHING, NOTHING)
+        self._found = found.copy()
+        self._reader.keep(found)
         # Those that are never read, such as one whose sign is a mark on it.
         self._unusual = {k: _described(self._tensors[k]) for k in unusual.tolist()}
 
     def are_kept(self) -> bool:
         """Return whether all have the type, form and address that they had, and storages that hold them."""
-        found, _ = self._reader.read(self._tensors)
-        return np.array_equal(found, self._found) and all(
+        read = self._reader.read(self._tensors)
+        if read is None:
+            return True
+        return np.array_equal(read[0], self._found) and all(
             _described(self._tensors[k]) == described for k, described in self._unusual.items()
         )
 
