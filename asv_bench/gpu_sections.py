@@ -182,7 +182,7 @@ def kernels(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
         optimizer.step(gradients)
         lab.finish()
         queued = optimizer._backend._kernels(optimizer)
-        runs = [partial(part.run, kernel, lab.stream()) for part, kernel in queued]
+        runs = [part.on(lab.stream(), kernel) for part, kernel in queued]
         with device.open_device(0).current():
             lab.seconds_of_each(runs)
             taken = [lab.seconds_of_each(runs) for _ in range(ROUNDS)]

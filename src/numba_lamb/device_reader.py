@@ -1,9 +1,10 @@
 """DeviceReader: where parameters and gradients on one GPU lie, looked up in every step."""
 
 import sys
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from numba_lamb.layout import Layer
 from numba_lamb.tensor_reader import Form, TensorReader, fields_of
 
 Int64 = NDArray[np.int64]
+
+
+_Known: TypeAlias = dict[int, tuple[Callable[[], Any] | None, Storage]]
 
 
 class DeviceReader:
@@ -34,9 +38,9 @@ class DeviceReader:
     def __init__(self, layers: Sequence[Layer], arrays: Sequence[Any], index: int) -> None:
         self._layers, self._arrays, self._index = layers, tuple(arrays), index
         self._own, self._given = (_Tensors(layers, index, kinds) for kinds in ([*map(type, arrays)], None))
-        # What arrays of other libraries said of themselves last, and where that was found to be.
-        self._own_known: dict[int, tuple[Any, Storage]] = {}
-        self._given_known: dict[int, tuple[Any, Storage]] = {}
+        # Arrays of other libraries that were looked at, and where they were.
+        self._own_known: _Known = {}
+        self._given_known: _Known = {}
         self._used = np.zeros(0, dtype=np.int64)
         # Layers whose gradient names the stream that it is ready on.
         self._naming: set[int] = set()
@@ -94,20 +98,20 @@ class DeviceReader:
             self._naming.add(k)
         return storage.address or NOWHERE
 
-    def _look_at(self, what: str, k: int, array: Any, known: dict[int, tuple[Any, Storage]]) -> Storage:
-        """Return where an array is; asking the driver whose memory it is takes longer than all else."""
-        try:
-            interface = getattr(array, INTERFACE, None)
-        except RuntimeError:
-            interface = None  # said below, by name
-        if interface is not None and known.get(k, (None,))[0] == interface:
-            return known[k][1]
+    def _look_at(self, what: str, k: int, array: Any, known: _Known) -> Storage:
+        """Return where an array is, which takes some microseconds unless it is the one of the last step."""
+        seen, storage = known.get(k, (None, None))
+        if storage is not None and seen is not None and seen() is array:
+            return storage
         storage = device_storage(what, array)
         if storage.device not in (None, self._index):
             raise ValueError(
                 f"{what} must be on GPU {self._index}, like its parameter, not on GPU {storage.device}"
             )
-        known[k] = interface, storage
+        torch: Any = sys.modules.get("torch")
+        # PyTorch's tensors change under the same object; others have no struct that could be read.
+        watched = torch is None or not isinstance(array, torch.Tensor)
+        known[k] = _reference(array) if watched else None, storage
         return storage
 
     def producers(self, arrays: Sequence[Any]) -> set[int]:
@@ -159,6 +163,14 @@ class _Tensors:
             for layer, kind in zip(self._layers, self._kinds or repeat(None), strict=False)
         ]
         return TensorReader(torch, forms, fields_of(torch))
+
+
+def _reference(array: Any) -> Callable[[], Any] | None:
+    """Return a weak reference to an array, None for what has none."""
+    try:
+        return weakref.ref(array)
+    except TypeError:
+        return None
 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
