@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from numba_lamb._text import shorten
-from numba_lamb.arrays import kind_of
+from numba_lamb.foreign import kind_of
 from numba_lamb.rates import Rate
 
 Rates: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
