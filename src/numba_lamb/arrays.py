@@ -136,12 +136,14 @@ def check_host(what: str, array: Any) -> NDArray[Any]:
     return own
 
 
-def check_form(what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def check_form(
+    what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...], library: str | None = None
+) -> None:
     """Raise unless a gradient has the dtype and shape of its parameter."""
     if dtype != layer.dtype:
+        way = f"to(torch.{layer.dtype})" if library == "torch" else f"astype(np.{layer.dtype})"
         raise TypeError(
-            f"{what} must have the parameter's dtype {layer.dtype}, got {dtype}; "
-            f"gradient.astype(np.{layer.dtype}) has it"
+            f"{what} must have the parameter's dtype {layer.dtype}, got {dtype}; gradient.{way} has it"
         )
     if shape != layer.shape:
         raise ValueError(f"{what} must have the parameter's shape {layer.shape}, got {shape}")
