@@ -42,11 +42,14 @@ def namespace() -> dict[str, Any]:
 
 DIFFERENCES = {
     # Lars and Momentum are one fused kernel; the message says so and names the way out.
-    "LARS(SGD([p('w')], 0.1))": ("TypeError", "Lars wraps a Momentum, .* not SGD"),
+    "LARS(SGD([p('w')], 0.1))": ("TypeError", "must be a numba_lamb.Momentum, .* got a .*SGD; write"),
     # Trust ratios of trust ratios are nobody's algorithm.
-    "LARS(LARS(Momentum([p('w')], 0.1, 0.9)))": ("TypeError", "Lars wraps a Momentum, .* not Lars"),
+    "LARS(LARS(Momentum([p('w')], 0.1, 0.9)))": (
+        "TypeError",
+        "must be a numba_lamb.Momentum, .* got a .*Lars; write",
+    ),
     # The source means to raise TypeError too, but its record of arguments fails first.
-    "LARS('x')": ("TypeError", "Lars wraps a Momentum, .* not str"),
+    "LARS('x')": ("TypeError", "must be a numba_lamb.Momentum, .* got a str; write"),
     # A wrong count is a wrong argument, as wrong shapes are.
     "Momentum([p('w'), p('b')], 0.1, 0.9)((ones(2),))": ("ValueError", "1 .* 2|2 .* 1"),
 }

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb import device as cuda_device
+from numba_lamb.foreign import kind_of, refuse_foreign
 from numba_lamb.layout import Layer
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -69,27 +70,27 @@ def is_array(value: object) -> bool:
     return isinstance(value, np.ndarray) or hasattr(type(value), INTERFACE)
 
 
-def kind_of(value: object) -> str:
-    """Return the name of a value's type, for messages."""
-    kind = type(value)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__name__}"
-
-
 def check_parameter(name: str, array: object) -> Storage:
     """Return where `array` lies if it can be updated in place, else raise an error that names the parameter."""
     what = f"parameter {name!r}"
     if isinstance(array, np.ndarray):
         array = check_host(what, array)
         if array.dtype not in DTYPES:
-            raise TypeError(f"{what} must be float32 or float64 in native byte order, not {array.dtype!r}")
+            way = (
+                "; array.astype(np.float32) is a copy that can be trained"
+                if array.dtype.kind in "fiub"
+                else ""
+            )
+            raise TypeError(
+                f"{what} must be float32 or float64 in native byte order, got {array.dtype!r}{way}"
+            )
         if not array.flags.writeable:
             raise ValueError(f"{what} is read-only and cannot be updated in place; pass a copy of it")
         return Storage(address_of(array), array.shape, array.dtype)
-    if type(array).__module__.startswith(("jax", "jaxlib")):
-        raise TypeError(f"{what} is a JAX array, which is immutable and cannot be updated in place")
+    refuse_foreign(what, array)
     storage = device_storage(what, array)
     if storage.dtype not in DTYPES:
-        raise TypeError(f"{what} must be float32 or float64, not {storage.dtype!r}")
+        raise TypeError(f"{what} must be float32 or float64, got {storage.dtype!r}")
     if storage.read_only:
         raise ValueError(f"{what} is read-only and cannot be updated in place")
     return storage
@@ -135,12 +136,17 @@ def check_host(what: str, array: Any) -> NDArray[Any]:
     return own
 
 
-def check_form(what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+def check_form(
+    what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...], library: str | None = None
+) -> None:
     """Raise unless a gradient has the dtype and shape of its parameter."""
     if dtype != layer.dtype:
-        raise TypeError(f"{what} must have the parameter's dtype {layer.dtype}, not {dtype}")
+        way = f"to(torch.{layer.dtype})" if library == "torch" else f"astype(np.{layer.dtype})"
+        raise TypeError(
+            f"{what} must have the parameter's dtype {layer.dtype}, got {dtype}; gradient.{way} has it"
+        )
     if shape != layer.shape:
-        raise ValueError(f"{what} must have the parameter's shape {layer.shape}, not {shape}")
+        raise ValueError(f"{what} must have the parameter's shape {layer.shape}, got {shape}")
 
 
 def device_storage(what: str, array: object) -> Storage:
@@ -149,7 +155,7 @@ def device_storage(what: str, array: object) -> Storage:
         interface: Mapping[str, Any] | None = getattr(array, INTERFACE, None)
     except RuntimeError as error:
         # PyTorch says so of a tensor that requires grad, and how to get at its values.
-        raise TypeError(f"{what} does not give its memory away: {error}") from error
+        raise TypeError(f"{what} has no accessible memory: {error}") from error
     if interface is None:
         raise TypeError(f"{what} must be a numpy.ndarray or have {INTERFACE}, not {kind_of(array)}")
     if interface.get("mask") is not None:

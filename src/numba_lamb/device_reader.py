@@ -93,7 +93,7 @@ class DeviceReader:
                 f"{what} must be an array on GPU {self._index}, like its parameter, not a numpy.ndarray"
             )
         storage = self._look_at(what, k, array, self._given_known)
-        check_form(what, layer, storage.dtype, storage.shape)
+        check_form(what, layer, storage.dtype, storage.shape, storage.library)
         if storage.stream is not None:
             self._naming.add(k)
         return storage.address or NOWHERE

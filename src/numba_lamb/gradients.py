@@ -6,7 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import MemoryMap, is_array, kind_of
+from numba_lamb.arrays import MemoryMap, is_array
+from numba_lamb.foreign import kind_of, way_to_array
 from numba_lamb.layout import Layer
 
 Int64 = NDArray[np.int64]
@@ -151,7 +152,10 @@ class GradientTable:
     def _by_name(self, gradients: Mapping[str, Any]) -> tuple[Any, ...]:
         unknown = [name for name in gradients if name not in self._positions]
         if unknown:
-            raise KeyError(f"no parameter is named {unknown[0]!r}; there are {_listed(self._positions)}")
+            nested = way_to_array(gradients[unknown[0]]) if isinstance(gradients[unknown[0]], Mapping) else ""
+            raise KeyError(
+                f"no parameter is named {unknown[0]!r}; there are {_listed(self._positions)}{nested}"
+            )
         missing = [name for name in self._positions if name not in gradients]
         if missing:
             raise KeyError(

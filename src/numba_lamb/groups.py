@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from numba_lamb.arrays import Storage, check_parameter, is_array
+from numba_lamb.foreign import first_of, is_module, is_tensor, refuse_foreign
+from numba_lamb.option_names import meant
 
 GROUP_KEYS = ("params", "lr", "weight_decay", "grad_centralization")
 """What a group dict may hold; a dict with `order_params` holds nothing else."""
@@ -46,6 +48,8 @@ class ParameterSet:
 
 def collect(params: Any) -> ParameterSet:
     """Return the parameters in `params`: a mapping, pairs, arrays, or a list of group dicts."""
+    if is_module(params) or is_tensor(params):
+        refuse_foreign("params", params)
     if params is None:
         raise ValueError("params must hold at least one parameter, not None")
     if isinstance(params, Mapping):
@@ -102,9 +106,11 @@ def _collect_groups(entries: list[dict[str, Any]]) -> ParameterSet:
 def _check_group(group: dict[str, Any], index: int) -> dict[str, Any]:
     unknown = [key for key in group if key not in GROUP_KEYS]
     if unknown:
-        raise KeyError(
-            f"group {index} has the unknown key {unknown[0]!r}; a group has {_KEYS}, or 'order_params' alone"
-        )
+        if is_tensor(first_of(group)):
+            refuse_foreign(f"'params' of group {index}", first_of(group))
+        right = meant(unknown[0], GROUP_KEYS) if isinstance(unknown[0], str) else None
+        way = f"a group has {_KEYS}, or 'order_params' alone" if right is None else f"did you mean {right!r}?"
+        raise KeyError(f"group {index} has the unknown key {unknown[0]!r}; {way}")
     if "params" not in group:
         raise KeyError(f"group {index} has no 'params'")
     _check_centralization(group.get("grad_centralization", False), index)
@@ -201,7 +207,7 @@ def _reorder(parameters: list[Parameter], order: list[Any]) -> list[Parameter]:
         found = by_name.get(array) if isinstance(array, str) else by_identity.get(id(array))
         if found is not None and isinstance(entry, tuple) and entry[0] != found.name:
             raise ValueError(
-                f"entry {position} of 'order_params' calls {entry[0]!r} the array of parameter {found.name!r}"
+                f"entry {position} of 'order_params' must have its array's name {found.name!r}, got {entry[0]!r}"
             )
         if found is None:
             shown = repr(array) if isinstance(array, str) else "an array"

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader
-from numba_lamb.arrays import address_of, check_form, check_host, is_array, kind_of, plain
+from numba_lamb.arrays import address_of, check_form, check_host, is_array, plain
+from numba_lamb.foreign import kind_of, way_to_array
 from numba_lamb.kernels.object_reader import NOWHERE
 from numba_lamb.layout import Layer
 
@@ -80,7 +81,9 @@ class HostReader:
         what = f"gradient of {layer.name!r}"
         if not isinstance(array, np.ndarray):
             place = ", like its parameter" if is_array(array) else ""
-            raise TypeError(f"{what} must be a numpy.ndarray{place}, not {kind_of(array)}")
+            raise TypeError(
+                f"{what} must be a numpy.ndarray{place}, got {kind_of(array)}{way_to_array(array)}"
+            )
         own = check_host(what, array)
         check_form(what, layer, own.dtype, own.shape)
         return address_of(own) or NOWHERE

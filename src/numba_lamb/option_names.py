@@ -32,6 +32,57 @@ _ONE_THING = (
 """Names of one option."""
 
 
+_FUSED = "every step is one kernel over all parameters"
+_ANYWHERE = {
+    "fused": _FUSED,
+    "foreach": _FUSED,
+    "amsgrad": "no maximum of second moments is kept",
+    "differentiable": "a step cannot be differentiated",
+    "dampening": "gradients enter the momentum buffer whole",
+    "nesterov": "Momentum and Lars have it",
+    "use_nesterov": "Momentum and Lars have it",
+    **dict.fromkeys(("betas", "beta1", "beta2"), "its one decay rate is momentum"),
+}
+_PYTORCH_ONLY = (
+    "variant always_adapt bias_correction grad_averaging trust_clip use_clip decoupled_decay trust_coefficient "
+    "fused_amp"
+)
+_NUMPY_WAYS = {
+    **_ANYWHERE,
+    **dict.fromkeys(_PYTORCH_ONLY.split(), "numba_lamb.torch has it"),
+    "coefficient": "Lars has it",
+    "lars_filter": "Lars has it",
+    "momentum": "its decay rates are beta1 and beta2",
+    "capturable": "capture_steps=N lets a CUDA graph capture steps",
+    "maximize": "give gradients of the other sign",
+    "loss_scale": "give gradients divided by it",
+    "grad_centralization": "a group has it: [{'params': params, 'grad_centralization': True}]",
+}
+TORCH_WAYS = {
+    **_ANYWHERE,
+    "momentum": "its decay rates are betas",
+    "num_threads": "torch.set_num_threads sets the number",
+    "loss_scale": "torch.amp.GradScaler divides gradients by one",
+    "grad_centralization": "the NumPy API has it",
+    "capture_steps": "the NumPy API has it",
+    "capturable": "the NumPy API has capture_steps",
+    "decoupled_weight_decay": "decoupled_decay=True or variant='adamw' decays as AdamW does",
+}
+"""What to do about names that are no options of a class for PyTorch."""
+
+
+def instead_of(name: str, own: Collection[str], for_torch: bool) -> str | None:
+    """Return what to write in place of an option `name`, which is none of the class with the options `own`."""
+    if name == "betas" and "beta1" in own:
+        return "betas=(a, b) is beta1=a, beta2=b here"
+    if name in ("beta1", "beta2") and "betas" in own:
+        return "beta1=a, beta2=b is betas=(a, b) here"
+    right = meant(name, own)
+    if right is not None:
+        return f"did you mean {right!r}?"
+    return (TORCH_WAYS if for_torch else _NUMPY_WAYS).get(name)
+
+
 def meant(name: str, own: Collection[str]) -> str | None:
     """Return which of its `own` options a class is asked for by `name`, if that is not one of them.
 

@@ -104,7 +104,8 @@ class Rate:
     def _reader(self, given: Any, twin: "Rate | None") -> Callable[[int], Any]:
         if isinstance(given, type):
             raise TypeError(
-                f"{self.name} must be a rate or an instance of a schedule, not the class {given.__name__}"
+                f"{self.name} must be a rate or an instance of a schedule, got the class {given.__name__}; "
+                "give it its arguments"
             )
         dimensions = getattr(given, "ndim", None)
         if isinstance(given, numbers.Real | np.generic) and not isinstance(given, str | bytes):

@@ -39,7 +39,7 @@ from numba_lamb.layout import CHUNK, LANES
 
 @cuda_function
 def settle(book: Any, layer: Any) -> None:
-    """Keep for the step's last kernel whether it must change nothing."""
+    """Latch the skip verdict for the last kernel, which clears the flags it is made of."""
     if layer == 0 and this_lane() == 0:
         longs(book, at.CONTROL)[at.STOPPED] = is_stopped(book)
 

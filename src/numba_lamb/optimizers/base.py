@@ -18,7 +18,7 @@ from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import rows
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.attributes import OptionNames
-from numba_lamb.optimizers.checks import check_filter, check_limit, check_nonfinite
+from numba_lamb.optimizers.checks import check_filter, check_limit, check_nonfinite, passes
 from numba_lamb.optimizers.choose import choose_backend
 from numba_lamb.optimizers.live import KEYS, LiveGroups, decayed_by_name
 from numba_lamb.optimizers.parts import Part, view_of
@@ -140,7 +140,7 @@ class Optimizer(OptionNames, ABC):
 
     def _is_decayed(self, layer: Layer) -> bool:
         if self._decay_filter is not None:
-            return bool(self._decay_filter(layer))
+            return passes("decay_filter", self._decay_filter, layer)
         return not self._groups.decays_by_name(layer.group) or decayed_by_name(layer)
 
     def _centralize(self, layout: FlatLayout, parts: list[Part]) -> tuple[int, ...]:
@@ -149,7 +149,7 @@ class Optimizer(OptionNames, ABC):
             if layer.group in groups and layer.ndim < 3:
                 raise ValueError(
                     f"'grad_centralization' of group {layer.group} is True, but parameter {layer.name!r} is no "
-                    f"convolution kernel: it has {layer.ndim} dimensions, and 3 are the least"
+                    f"convolution kernel: it has {layer.ndim} dimensions; centralization needs at least 3"
                 )
         for part in parts:
             part.centralize(groups)

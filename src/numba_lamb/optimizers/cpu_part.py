@@ -121,7 +121,7 @@ class CpuPart(Part):
         self.rates[:] = rates
 
     def write_decays(self, decays: NDArray[np.float64]) -> None:
-        """Write each layer's weight decay, of which filters may leave nothing; after `write_rates`."""
+        """Write each layer's weight decay, 0 where a filter exempts it. Call `write_rates` first."""
         decays = decays * self.settings[:, rows.DECAYED]
         if self.shrinks:
             outside = self.settings[:, rows.OUTSIDE] != 0

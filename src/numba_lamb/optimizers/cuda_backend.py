@@ -106,7 +106,7 @@ class CudaBackend(Backend):
                     f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
                     f"not on GPU {parameter.storage.device}"
                 )
-        # Here, because nothing has changed yet.
+        # Validate before anything is modified.
         self._rates.rehearse()
         with self._device.current():
             return CudaPart(layout, dtype, parameters, decayed, state_names, self._device)

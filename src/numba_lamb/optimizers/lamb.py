@@ -4,10 +4,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from numba_lamb.groups import collect
 from numba_lamb.kernels import rows
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
-from numba_lamb.optimizers.checks import check_filter, check_float
+from numba_lamb.optimizers.binding import leads_on
+from numba_lamb.optimizers.checks import check_filter, check_float, passes
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
@@ -109,6 +111,7 @@ class Lamb(Optimizer):
         ("update_norm", rows.UPDATE_NORM, False),
     )
 
+    @leads_on("numba_lamb", collect)
     def __init__(
         self,
         params: Any,
@@ -168,7 +171,9 @@ class Lamb(Optimizer):
         settings[:, rows.BOUND] = rules.second_moment_bound(part.largest)
         settings[:, rows.WEIGHT_LIMIT] = settings[:, rows.MOST] = math.inf
         adapts = self._adapt_filter
-        part.scalars[:, rows.ADAPT] = [adapts is None or bool(adapts(layer)) for layer in part.layers]
+        part.scalars[:, rows.ADAPT] = [
+            adapts is None or passes("adapt_filter", adapts, layer) for layer in part.layers
+        ]
         part.scalars[:, rows.BETA1] = self._beta1
         part.scalars[:, rows.COMPLEMENT1] = 1.0 - self._beta1
         part.scalars[:, rows.BETA2] = self._beta2

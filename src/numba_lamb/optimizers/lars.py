@@ -2,17 +2,33 @@
 
 from typing import Literal
 
+from numba_lamb.foreign import is_torch_optimizer, kind_of
 from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
 from numba_lamb.numerics.variants import LARS_VARIANTS
 from numba_lamb.optimizers.base import LayerFilter
-from numba_lamb.optimizers.checks import check_filter, check_float
+from numba_lamb.optimizers.binding import leads_on
+from numba_lamb.optimizers.checks import check_filter, check_float, passes
 from numba_lamb.optimizers.momentum import Momentum
 
 
 def adapted_by_name(layer: Layer) -> bool:
     """Return whether LARS adapts a layer by default: not where its name has `LayerNorm` or `bias`."""
     return "LayerNorm" not in layer.name and "bias" not in layer.name
+
+
+def _check_optimizer(optimizer: object) -> None:
+    if type(optimizer) is not Momentum:
+        way = (
+            "write Lars(Momentum(params, learning_rate, momentum)), or for PyTorch "
+            "numba_lamb.torch.Lars(params, lr, momentum)"
+        )
+        if is_torch_optimizer(optimizer):
+            way = "numba_lamb.torch.Lars(params, lr, momentum) takes its place"
+        raise TypeError(
+            "optimizer must be a numba_lamb.Momentum, with which Lars is one fused kernel, "
+            f"got a {kind_of(optimizer)}; {way}"
+        )
 
 
 class Lars(Momentum):
@@ -81,6 +97,7 @@ class Lars(Momentum):
     array([2.994, 3.992])
     """
 
+    @leads_on("numba_lamb", _check_optimizer, inner=Momentum)
     def __init__(
         self,
         optimizer: Momentum,
@@ -91,10 +108,7 @@ class Lars(Momentum):
         *,
         variant: Literal["mindspore", "paper", "paddle"] = "mindspore",
     ) -> None:
-        if type(optimizer) is not Momentum:
-            raise TypeError(
-                f"Lars wraps a Momentum, with which it is one fused kernel, not {type(optimizer).__name__}"
-            )
+        _check_optimizer(optimizer)
         if variant not in ("mindspore", "paper", "paddle"):
             raise ValueError(f"variant must be 'mindspore', 'paper' or 'paddle', not {variant!r}")
         formula = LARS_VARIANTS[variant]
@@ -111,7 +125,9 @@ class Lars(Momentum):
         check_filter("lars_filter", lars_filter)
         adapts = lars_filter or adapted_by_name
         for layer in optimizer.layout.layers:
-            adapts(layer)  # a filter that fails does so here, before the wrapped optimizer changes
+            passes(
+                "lars_filter", adapts, layer
+            )  # a filter that fails does so here, before the wrapped optimizer changes
         # One state under two names: whoever kept the wrapped optimizer sees the same steps.
         self.__dict__ = optimizer.__dict__
         self._adapts = adapts

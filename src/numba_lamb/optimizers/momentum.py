@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+from numba_lamb.groups import collect
 from numba_lamb.kernels import rows
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
-from numba_lamb.optimizers.checks import check_float, check_number
+from numba_lamb.optimizers.binding import leads_on
+from numba_lamb.optimizers.checks import check_float, check_number, passes
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
@@ -84,6 +86,7 @@ class Momentum(Optimizer):
         ("gradient_norm", rows.UPDATE_NORM, True),
     )
 
+    @leads_on("numba_lamb", collect)
     def __init__(
         self,
         params: Any,
@@ -143,7 +146,9 @@ class Momentum(Optimizer):
         for column, value in self._trust.items():
             part.settings[:, column] = value
         adapts = self._adapts
-        part.scalars[:, rows.ADAPT] = [adapts is not None and bool(adapts(layer)) for layer in part.layers]
+        part.scalars[:, rows.ADAPT] = [
+            adapts is not None and passes("lars_filter", adapts, layer) for layer in part.layers
+        ]
         part.scalars[:, rows.BETA1] = part.cast("momentum", self._momentum)
         part.scalars[:, rows.RESCALE] = part.cast("1/loss_scale", 1.0 / self._loss_scale)
         part.settings[:, rows.BOUND] = rules.momentum_bound(part.largest, self._momentum)

@@ -68,7 +68,7 @@ class Part(ABC):
         self.restore(older.saved())
 
     def settle(self) -> None:
-        """Look at the settings, which somebody wrote."""
+        """Recompute the flags derived from `settings`; call after writing to it."""
         settings = self.settings
         self.clips = bool((settings[:, rows.LIMIT] > 0).any())
         """Whether the gradients of any layer are clipped."""

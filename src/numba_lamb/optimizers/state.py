@@ -41,7 +41,7 @@ def _check_form(state: Any, own: Any, where: str) -> None:
                 raise ValueError(f"{where} has no {key!r}")
         for key in state:
             if key not in own:
-                raise ValueError(f"{where} has {key!r}, which this optimizer has not")
+                raise ValueError(f"{where} has an unexpected key {key!r}")
         for key, value in own.items():
             if key in ("format_version", "optimizer") and state[key] != value:
                 raise ValueError(f"{where} has {key} {state[key]!r}; this optimizer takes {value!r}")

@@ -58,6 +58,11 @@ class LearningRateSchedule(ABC):
 
     __slots__ = ()
 
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        """Nothing: a frozen schedule has no state for PyTorch's ``LambdaLR`` to save, or to put back."""
+        return _NoState()
+
     def __post_init__(self) -> None:
         for name, check in _field_checks(type(self)):
             object.__setattr__(self, name, check(name, getattr(self, name)))
@@ -144,6 +149,16 @@ class LearningRateSchedule(ABC):
         ax.set_xlabel("step")
         ax.set_ylabel("learning rate")
         return ax
+
+
+class _NoState(dict[str, Any]):
+    """What an object without state saves, and takes back."""
+
+    def update(self, *given: Any, **named: Any) -> None:
+        """Raise unless there is nothing to take."""
+        found = dict(*given, **named)
+        if found:
+            raise ValueError(f"a schedule must be given no state, since it is frozen, got {found!r}")
 
 
 def length_of(given: Piece) -> int:

@@ -2,5 +2,6 @@
 
 from numba_lamb.torch.lamb import Lamb
 from numba_lamb.torch.lars import Lars, Momentum
+from numba_lamb.torch.schedule import ScheduleLR
 
-__all__ = ["Lamb", "Lars", "Momentum"]
+__all__ = ["Lamb", "Lars", "Momentum", "ScheduleLR"]

@@ -50,7 +50,7 @@ class CpuEngine:
         return self._counters.skipped
 
     def options_changed(self) -> None:
-        """Forget the cached rates and loss scale: the options in the tables were written anew."""
+        """Forget the cached rates and loss scale: the option columns were rewritten."""
         self._loss_scale = 1.0
         # What rates and decays were made of: the same objects as long as they are the same.
         self._written: tuple[Any, Any] = (None, None)

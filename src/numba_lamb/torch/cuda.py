@@ -114,7 +114,7 @@ class CudaEngine:
         self._backend.placed(self)
 
     def options_changed(self) -> None:
-        """Know that scalars and settings were written anew."""
+        """Recompute which layers adapt: the option columns were rewritten."""
         for part in self._parts:
             part.adapts = bool(part.scalars[:, rows.ADAPT].any())
 

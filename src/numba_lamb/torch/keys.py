@@ -3,15 +3,9 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
-from numba_lamb.option_names import OPTIONS, meant
+from numba_lamb.option_names import OPTIONS, TORCH_WAYS, meant
 
-_ELSEWHERE = {
-    "fused_amp": "give it to the constructor",
-    "num_threads": "torch.set_num_threads sets the number",
-    "loss_scale": "torch.amp.GradScaler divides gradients by one",
-    "grad_centralization": "the NumPy API has it",
-    "capture_steps": "the NumPy API has it",
-}
+_ELSEWHERE = {**TORCH_WAYS, "fused_amp": "give it to the constructor"}
 """What to do about options that no group has."""
 
 

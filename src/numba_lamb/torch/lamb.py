@@ -10,6 +10,7 @@ from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
 from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LAMB_VARIANTS
+from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.options import (
     GroupRow,
@@ -20,6 +21,7 @@ from numba_lamb.torch.options import (
     check_number,
     number,
 )
+from numba_lamb.torch.tensors import check_params
 
 _OPTIONS = itemgetter(
     "eps",
@@ -126,6 +128,7 @@ class Lamb(LayerwiseOptimizer):
         ("update_norm", rows.UPDATE_NORM, False),
     )
 
+    @leads_on("numba_lamb.torch", check_params)
     def __init__(
         self,
         params: ParamsT,

@@ -11,8 +11,10 @@ from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
 from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LARS_VARIANTS
+from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.options import GroupRow, check_choice, check_common, check_flag, check_number
+from numba_lamb.torch.tensors import check_params
 
 _COMMON = ("momentum", "nesterov", "maximize", "max_grad_norm", "decay_filter", "nonfinite")
 _MOMENTUM_OPTIONS = itemgetter(*_COMMON)
@@ -87,6 +89,7 @@ class Momentum(LayerwiseOptimizer):
         ("gradient_norm", rows.UPDATE_NORM, True),
     )
 
+    @leads_on("numba_lamb.torch", check_params)
     def __init__(
         self,
         params: ParamsT,
@@ -186,6 +189,7 @@ class Lars(LayerwiseOptimizer):
     _has_two_moments = False
     _quantities = Momentum._quantities
 
+    @leads_on("numba_lamb.torch", check_params)
     def __init__(
         self,
         params: ParamsT,

@@ -34,7 +34,7 @@ from numba_lamb.torch.options import (
     where,
 )
 from numba_lamb.torch.state import FlatState
-from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_parameter
+from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 from numba_lamb.torch.watching import uncompiled, watched
 from numba_lamb.torch.writing import write_options
 
@@ -55,6 +55,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     _quantities: ClassVar[tuple[tuple[str, int, bool], ...]]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
+        check_params(params)
         check_flag("", "fused_amp", fused_amp)
         self._fused_amp = fused_amp
         self._shapes: Shapes = []
@@ -94,9 +95,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         TypeError, ValueError
             If an option or a parameter is refused; no group was added then.
         """
+        index = len(self.param_groups)
+        check_group(param_group, where(index))
         super().add_param_group(param_group)
         try:
-            index = len(self.param_groups) - 1
             check_keys(where(index), self._kind, self.param_groups[-1], self.defaults)
             self._check_group(where(index), self.param_groups[-1])
             seen: set[int] = set()
@@ -212,10 +214,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
-        # Here, because nothing has changed yet.
+        # Validate before anything is modified.
         self._shapes = check_layers(self._shapes, self.param_groups, self._checked_groups())
-        members, idle = [], []
-        place = 0
+        members, idle, place = [], [], 0
         names: set[str] = set()
         for index in range(len(self.param_groups)):
             for name, tensor in self._names_in(index):

@@ -1,7 +1,7 @@
 """Group options: whether each is allowed, and what kernels are told of them."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ FILTERS = ("decay_filter", "adapt_filter")
 LARGEST = 3.4e38
 """What a rate must be less than, to be a float32."""
 _USUAL = {float, int, bool, str, type(None)}
+_SCHEDULED = "; numba_lamb.torch.ScheduleLR(opt, schedule) sets it at each step"
+_ARRAYS = torch.Tensor | np.ndarray
 NONFINITE = ("propagate", "skip", "raise")
 
 
@@ -63,8 +65,12 @@ def is_mutable(value: Any) -> bool:
 
 def check_rate(where: str, name: str, value: object) -> float:
     """Return a rate as a float if it is a finite number >= 0 or a tensor of one, else raise."""
+    way = _SCHEDULED if name == "lr" else ""
     if isinstance(value, torch.Tensor) and value.numel() != 1:
-        raise ValueError(f"{name}{where} as a tensor must be 1-element, not of shape {tuple(value.shape)}")
+        shape = tuple(value.shape)
+        raise ValueError(f"{name}{where} as a tensor must be 1-element, not of shape {shape}{way}")
+    if callable(value) or (isinstance(value, Iterable) and not isinstance(value, str | _ARRAYS)):
+        raise TypeError(f"{name}{where} must be a number, not {type(value).__name__}{way}")
     return unrounded(check_number(where, name, value, zero=True, below=LARGEST, least=ROUNDED_ZERO))
 
 

@@ -171,9 +171,9 @@ def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor
 
 
 def _piece(flat: torch.Tensor, offset: int, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:
-    """Return a piece of a flat buffer as a tensor whose storage is that piece alone, and which is nobody's view.
+    """Return a slice of a flat buffer as a base tensor with a storage of its own.
 
-    A plain view's storage is the whole buffer, all of which would be written wherever one piece is pickled.
+    So pickling it saves only the slice; a plain view's storage is the whole buffer.
     """
     piece = flat.new_empty(0)
     count = math.prod(shape)

@@ -1,6 +1,6 @@
 """Which tensors can be parameters and gradients, and where their values lie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from numba_lamb.arrays import Storage
+from numba_lamb.foreign import is_jax, kind_of
 from numba_lamb.tensor_reader import is_filled
 
 NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
@@ -19,6 +20,35 @@ address_of: Callable[[torch.Tensor], int] = torch.Tensor.data_ptr
 _HALF = (torch.float16, torch.bfloat16)
 _PLAIN: Any = torch._C._disabled_torch_dispatch_impl
 """What tensors with plain memory have in place of a dispatch of their own."""
+
+
+def check_params(params: object, where: str = "") -> None:
+    """Raise if `params` are a module, a mapping or a list of arrays. PyTorch checks the rest."""
+    way = None
+    if isinstance(params, torch.nn.Module):
+        way = "model.named_parameters()"
+    elif isinstance(params, Mapping):
+        way = "it in a list, [group]" if "params" in params else "params.items()"
+    if way is not None:
+        raise TypeError(
+            f"params{where} must be an iterable of tensors, (name, tensor) pairs or group dicts, got a "
+            f"{kind_of(params)}; give {way}"
+        )
+    for entry in params if isinstance(params, list) else ():
+        tensor = entry[1] if isinstance(entry, tuple) and len(entry) == 2 else entry
+        if isinstance(tensor, torch.nn.Module):
+            check_params(tensor, where)
+        if isinstance(tensor, np.ndarray) or is_jax(tensor):
+            raise TypeError(
+                f"params{where} must be tensors, got a {kind_of(tensor)}; "
+                "numba_lamb.Lamb, Lars and Momentum take NumPy arrays"
+            )
+
+
+def check_group(group: object, where: str) -> None:
+    """Raise if a group's ``params`` are something that `check_params` refuses."""
+    if isinstance(group, dict):
+        check_params(group.get("params"), where)
 
 
 def check_parameter(name: str, tensor: torch.Tensor) -> None:
@@ -68,7 +98,10 @@ def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> N
     if kind.__torch_dispatch__ is not _PLAIN:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
     if gradient.dtype != tensor.dtype:
-        raise TypeError(f"{what} must have the parameter's dtype {tensor.dtype}, not {gradient.dtype}")
+        raise TypeError(
+            f"{what} must have the parameter's dtype {tensor.dtype}, got {gradient.dtype}; "
+            f"p.grad = p.grad.to(p.dtype) has it"
+        )
     if gradient.device != tensor.device:
         raise ValueError(f"{what} must be on the parameter's device {tensor.device}, not {gradient.device}")
     if gradient.shape != tensor.shape:

@@ -1,6 +1,6 @@
 """Writes the groups' options into the tables that kernels read."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from numba_lamb.kernels import rows
 from numba_lamb.layout import Layer
+from numba_lamb.optimizers.checks import passes
 from numba_lamb.optimizers.parts import Part
 from numba_lamb.torch.model import Model
 from numba_lamb.torch.options import GroupRow
@@ -33,7 +34,7 @@ def write_options(
         Each group's weight decay.
     """
     filtered = [
-        (_passes(group.get("decay_filter"), layer), _passes(group.get("adapt_filter"), layer))
+        (_passes(group, "decay_filter", layer), _passes(group, "adapt_filter", layer))
         for layer in model.layout.layers
         for group in (groups[layer.group],)
     ]
@@ -67,5 +68,6 @@ def _write_group(part: Part, own: Any, group: Mapping[str, Any], row: GroupRow) 
         scalars[own, column] = part.cast("eps", value) if column == rows.EPS else value
 
 
-def _passes(layer_filter: Callable[[Layer], bool] | None, layer: Layer) -> bool:
-    return layer_filter is None or bool(layer_filter(layer))
+def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
+    layer_filter = group.get(name)
+    return layer_filter is None or passes(name, layer_filter, layer)

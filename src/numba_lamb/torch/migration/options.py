@@ -74,7 +74,10 @@ class Context:
         """Return Apex's and timm's limit of the gradients' norm, one for all groups."""
         limit = self.outside["max_grad_norm"]
         self.refuse(
-            limit == 0, "max_grad_norm", limit, "every gradient becomes 0; allowed are None and above 0"
+            limit == 0,
+            "max_grad_norm",
+            limit,
+            "every gradient becomes 0; only None and numbers > 0 can be continued",
         )
         return None if limit is None else float(limit)
 
@@ -105,16 +108,19 @@ def group_options(kind: str, group: Mapping[str, Any], context: Context) -> dict
 
 def _adam(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     refuse = context.refuse
-    refuse(group["amsgrad"], "amsgrad", True, "there is no maximum of second moments here; allowed is False")
+    refuse(group["amsgrad"], "amsgrad", True, "it is not supported; only amsgrad=False can be continued")
     refuse(
-        group.get("differentiable"), "differentiable", True, "steps are not differentiable; allowed is False"
+        group.get("differentiable"),
+        "differentiable",
+        True,
+        "it is not supported; only differentiable=False can be continued",
     )
     decoupled = group.get("decoupled_weight_decay", context.outside.get("decoupled"))
     reason = (
         "it may be Adam's, which adds it to the gradient, or AdamW's. If it is AdamW's, set "
         "'decoupled_weight_decay' of the group to True"
         if decoupled is None
-        else "Adam adds it to the gradient, Lamb does not; allowed is 0, or AdamW"
+        else "Adam adds it to the gradient, Lamb does not; only weight_decay=0, or AdamW's, can be continued"
     )
     refuse(group["weight_decay"] != 0 and not decoupled, "weight_decay", group["weight_decay"], reason)
     return _lamb("adamw", maximize=bool(group.get("maximize", context.maximize())))
@@ -138,7 +144,8 @@ def _apex(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
         not decoupled and group["weight_decay"] != 0,
         "adam_w_mode",
         decoupled,
-        f"it adds the weight decay of {group['weight_decay']} to the gradient; allowed is True, or no decay",
+        f"it adds the weight decay of {group['weight_decay']} to the gradient; only adam_w_mode=True, or no "
+        "decay, can be continued",
     )
     return _lamb(
         "apex",
@@ -154,12 +161,14 @@ def _apex(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
 def _timm_lamb(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     decoupled = bool(group.get("decoupled_decay", False))
     corrected = group.get("corrected_weight_decay", False)
-    context.refuse(group.get("caution"), "caution", True, "no gradients are masked here; allowed is False")
+    context.refuse(
+        group.get("caution"), "caution", True, "updates are not masked; only caution=False can be continued"
+    )
     context.refuse(
         corrected and decoupled and group["weight_decay"] != 0,
         "corrected_weight_decay",
         True,
-        "decay is not multiplied by lr/max_lr here; allowed is False",
+        "decay is not multiplied by lr/max_lr; only corrected_weight_decay=False can be continued",
     )
     return _lamb(
         "timm",
@@ -179,19 +188,28 @@ def _deepspeed(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
         coefficients != (0.01, 10.0),
         "(min_coeff, max_coeff)",
         coefficients,
-        "allowed is (0.01, 10.0), its default",
+        "only its default, (0.01, 10.0), can be continued",
     )
     refuse(
-        not group["bias_correction"], "bias_correction", False, "its rate is corrected here; allowed is True"
+        not group["bias_correction"],
+        "bias_correction",
+        False,
+        "the rate is corrected; only bias_correction=True can be continued",
     )
     refuse(
         group["max_grad_norm"] > 0,
         "max_grad_norm",
         group["max_grad_norm"],
-        "the norm comes from DeepSpeed's engine; allowed is 0; max_grad_norm=... of Lamb clips here",
+        "its norm comes from DeepSpeed's engine; only max_grad_norm=0 can be continued; Lamb(max_grad_norm=...) "
+        "clips",
     )
     inside = context.outside.get("eps_inside_sqrt", False)
-    refuse(inside, "eps_inside_sqrt", True, "eps is added to the root here; allowed is False")
+    refuse(
+        inside,
+        "eps_inside_sqrt",
+        True,
+        "eps is added to the root; only eps_inside_sqrt=False can be continued",
+    )
     return _lamb("deepspeed")
 
 
@@ -202,7 +220,10 @@ def _torch_optimizer(group: Mapping[str, Any], context: Context) -> dict[str, An
         said = variant in ("adamw", "paper") and context.ours.get("bias_correction") is False
         return _lamb(variant, bias_correction=False) if said else _lamb("torch_optimizer")
     context.refuse(
-        context.outside["debias"], "debias", True, "only the rate is corrected by it, which is not done here"
+        context.outside["debias"],
+        "debias",
+        True,
+        "it corrects the rate alone, which is not supported; only debias=False can be continued",
     )
     if context.outside["adam"]:
         return _lamb("adamw", bias_correction=False)
@@ -211,7 +232,7 @@ def _torch_optimizer(group: Mapping[str, Any], context: Context) -> dict[str, An
         clamp not in (10, math.inf),
         "clamp_value",
         clamp,
-        "allowed are 10 and infinity; variant='paper', bias_correction=False goes on without a limit",
+        "only 10 and infinity can be continued; variant='paper', bias_correction=False goes on without a limit",
     )
     return _lamb("torch_optimizer") if clamp == 10 else _lamb("paper", bias_correction=False)
 
@@ -219,15 +240,15 @@ def _torch_optimizer(group: Mapping[str, Any], context: Context) -> dict[str, An
 def _pytorch_optimizer_lamb(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     refuse = context.refuse
     for key in ("rectify", "adanorm", "adam_debias"):
-        refuse(group.get(key), key, True, "there is no such thing here; allowed is False")
+        refuse(group.get(key), key, True, f"it is not supported; only {key}=False can be continued")
     refuse(
         group["fixed_decay"] and group["weight_decouple"] and group["weight_decay"] != 0,
         "fixed_decay",
         True,
-        "decay is multiplied by the rate here; allowed is False",
+        "decay is multiplied by the rate; only fixed_decay=False can be continued",
     )
     clamp = context.outside.get("clamp", 10)
-    refuse(clamp != 10, "clamp", clamp, "allowed is 10")
+    refuse(clamp != 10, "clamp", clamp, "only clamp=10 can be continued")
     options = _lamb(
         "pytorch_optimizer",
         grad_averaging=bool(group["grad_averaging"]),
@@ -257,7 +278,7 @@ def _check_dampening(group: Mapping[str, Any], context: Context) -> None:
         group["dampening"] != 0 and group["momentum"] != 0,
         "dampening",
         group["dampening"],
-        "gradients enter the buffer whole here; allowed is 0",
+        "gradients enter the buffer whole; only dampening=0 can be continued",
     )
 
 
@@ -289,7 +310,12 @@ def _pytorch_optimizer_lars(group: Mapping[str, Any], context: Context) -> dict[
 def _sgd(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     _check_dampening(group, context)
     differentiable = group.get("differentiable")
-    context.refuse(differentiable, "differentiable", True, "steps are not differentiable; allowed is False")
+    context.refuse(
+        differentiable,
+        "differentiable",
+        True,
+        "it is not supported; only differentiable=False can be continued",
+    )
     return {"maximize": bool(group["maximize"])}
 
 

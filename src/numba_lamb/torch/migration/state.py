@@ -38,7 +38,9 @@ def parameter_state(
     if not held:
         return {}
     if source is BITSANDBYTES and is_eight_bit(entry):
-        raise ValueError(f"{what} is quantised to 8 bits; allowed is that of 32 bits (optim_bits=32)")
+        raise ValueError(
+            f"{what} is quantised to 8 bits; only that of 32 bits (optim_bits=32) can be continued"
+        )
     step = entry.get("step", group_step)
     if step is None:
         if source.kind == "Lamb":
