@@ -34,6 +34,7 @@ class Display:
             console=console,
             disable=not has_bar,
             expand=True,
+            transient=True,
         )
         self._task = self._bar.add_task("starting", total=total, completed=done, loss="-", left="")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 
 from rich.console import Console
 
@@ -65,7 +66,8 @@ def hold_session(settings: Settings, out: Path, *, resume: bool) -> bool:
     results = json.dumps(rows.json_tree(experiment), indent=2, allow_nan=False)
     (out / "results.json").write_text(results + "\n")
     figure.draw(experiment, out / "train.png")
-    _say(console, f"\n{words.caption(experiment)}")
+    console.print()
+    _say(console, words.caption(experiment))
     console.print(rows.rich_table(experiment, ascii_only=not console.is_terminal))
     if settings.folds:
         _say(console, words.search_verdict(experiment))
@@ -76,8 +78,10 @@ def hold_session(settings: Settings, out: Path, *, resume: bool) -> bool:
 
 
 def _say(console: Console, text: str) -> None:
-    """Print `text` with lines broken between words alone, of which a path may be longer than a line."""
-    console.print(text, markup=False, highlight=False, overflow="ignore", crop=False)
+    """Print `text`, in a terminal with lines broken between words alone; a word may be longer than a line."""
+    if console.is_terminal:
+        text = "\n".join(wrap(text, console.width, break_long_words=False, break_on_hyphens=False))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:

@@ -53,4 +53,4 @@ def search_verdict(experiment: Experiment) -> str:
         parts.append(f"{contestant.title} {found:g}{note}")
     differ = any(experiment.chosen_rate(name) != rates.chosen(name) for name in CONTESTANTS)
     verdict = "not all of them the package's" if differ else "the same as the package's"
-    return f"The search chose, at batch {BASE_BATCH}: {', '.join(parts)}; {verdict}."
+    return f"Rates searched at batch {BASE_BATCH}: {', '.join(parts)}; {verdict}."
