@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -84,15 +83,6 @@ def test_the_digits_are_those_of_uci_and_not_pickled(digits: data.Digits) -> Non
 
 
 DIGITS_SHA256 = "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
-
-
-def test_a_wheel_has_the_digits_and_the_rates(tmp_path: Path) -> None:
-    builder = pytest.importorskip("hatchling.builders.wheel")
-    root = FOLDER.parents[3]
-    (wheel,) = builder.WheelBuilder(str(root)).build(directory=str(tmp_path))
-    names = zipfile.ZipFile(wheel).namelist()
-    for name in ("digits.npz", "digits.txt", "rates.json"):
-        assert f"numba_lamb/cli/train/{name}" in names
 
 
 def test_the_rates_of_the_package_were_chosen_by_the_present_plan() -> None:
