@@ -24,17 +24,17 @@ CUDA_TITLES = {
 def train_table(results: dict[str, Any]) -> str:
     """Return the accuracies of ``numba-lamb train`` as a Markdown table, with what they show in one sentence."""
     rows = results["rows"]
-    batches = sorted({row["batch_size"] for row in rows})
-    steps = {row["batch_size"]: row["steps"] for row in rows}
-    heads = [f"batch {batch} ({steps[batch]} steps)" for batch in batches]
-    lines = [f"| test accuracy | {' | '.join(heads)} |", "| --- |" + " ---: |" * len(batches)]
-    for name, title in TITLES.items():
-        cells = {row["batch_size"]: row for row in rows if row["optimizer"] == name}
+    # The full batch, which it is about, stands first.
+    batches = sorted({row["batch_size"] for row in rows}, reverse=True)
+    lines = [f"| test accuracy | {' | '.join(TITLES.values())} |", "| --- |" + " ---: |" * len(TITLES)]
+    for batch in batches:
+        cells = {row["optimizer"]: row for row in rows if row["batch_size"] == batch}
         shown = [
             f"{100 * cell['mean']:.1f} % ({100 * cell['low']:.1f}-{100 * cell['high']:.1f})"
-            for cell in (cells[batch] for batch in batches)
+            for cell in (cells[name] for name in TITLES)
         ]
-        lines.append(f"| {title} | {' | '.join(shown)} |")
+        size = f"full batch of {batch}" if batch == batches[0] else f"batch {batch}"
+        lines.append(f"| {size} ({cells['lamb']['steps']} steps) | {' | '.join(shown)} |")
     seeds = results["settings"]["seeds"]
     return "\n".join([*lines, "", f"Mean and range over {seeds} seeds. {results['summary']}"])
 

@@ -16,5 +16,5 @@ def tiny_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from numba_lamb.cli import main
 
     out = tmp_path_factory.mktemp("whole")
-    assert main(["train", "--quick", "--epochs", "2", "--out", str(out)]) == 0
+    assert main(["train", "--quick", "--search", "--epochs", "2", "--out", str(out)]) == 0
     return out

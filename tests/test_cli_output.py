@@ -38,7 +38,7 @@ def test_output_that_cannot_be_written(
     tmp_path: Path,
 ) -> None:
     if words[0] == "train":
-        pytest.importorskip("autograd")
+        pytest.importorskip("rich")
     if kind == "full" and not FULL.exists():
         pytest.skip("there is no /dev/full")
     monkeypatch.chdir(tmp_path)

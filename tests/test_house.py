@@ -50,7 +50,7 @@ def test_the_core_needs_numba_and_numpy_alone() -> None:
 import sys
 import numba_lamb
 loaded = {name.partition(".")[0] for name in sys.modules}
-print(sorted(loaded & {"torch", "cupy", "matplotlib", "rich", "sklearn", "autograd", "jax", "mpi4py"}))
+print(sorted(loaded & {"torch", "cupy", "matplotlib", "rich", "jax", "mpi4py"}))
 """
     assert run_tool("numba", ["-c", code]).strip() == "[]"
 

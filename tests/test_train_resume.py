@@ -12,7 +12,7 @@ from numba_lamb.cli import main
 from numba_lamb.cli.train import data, fit, plan, session
 from numba_lamb.cli.train.experiment import Experiment
 
-TINY = ["train", "--quick", "--epochs", "2"]
+TINY = ["train", "--quick", "--search", "--epochs", "2"]
 SETTINGS = plan.Settings(seeds=1, epochs=2, folds=3)
 
 
@@ -39,8 +39,8 @@ def signed(tree):
 def real_trees(whole, digits):
     """Checkpoints of a run that is done, and of ones stopped in each optimizer's run at the full batch."""
     done = checkpoint.load(whole / "checkpoint.npz")
-    full = [k for k, result in enumerate(done["results"]) if result["run"]["batch"] == 1437]
-    assert len(full) == 3
+    full = [k for k, result in enumerate(done["results"]) if result["run"]["batch"] == 1437][:3]
+    assert [done["results"][k]["run"]["optimizer"] for k in full] == ["lamb", "adam", "sgd"]
     return [done, *(stopped_after(digits, done, k) for k in full)]
 
 
@@ -94,7 +94,9 @@ def mutated(tree, path, rng):
 
 
 def is_possible(path, value):
-    """Whether a run could have that value there: a loss or a trust ratio."""
+    """Whether a run could have that value there: a loss, a trust ratio, or no run begun after the last result."""
+    if path == ("current",):
+        return value is None
     return type(value) is float and 0 < value < math.inf and bool({"losses", "ratios"} & set(path))
 
 

@@ -30,12 +30,13 @@ class Display:
             TextColumn("{task.description:<24}"),
             BarColumn(bar_width=None),
             TextColumn("{task.percentage:3.0f} %"),
-            TextColumn("loss {task.fields[loss]}  rate {task.fields[rate]}  {task.fields[left]}"),
+            TextColumn("loss {task.fields[loss]}  {task.fields[left]}"),
             console=console,
             disable=not has_bar,
             expand=True,
+            transient=True,
         )
-        self._task = self._bar.add_task("starting", total=total, completed=done, loss="-", rate="-", left="")
+        self._task = self._bar.add_task("starting", total=total, completed=done, loss="-", left="")
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -46,15 +47,14 @@ class Display:
     ) -> None:
         self._bar.stop()
 
-    def update(self, description: str, loss: float | None, rate: float, done: int) -> None:
-        """Show what runs now, its mean loss over the last epoch, its rate, and how much is done in all."""
+    def update(self, description: str, loss: float | None, done: int) -> None:
+        """Show what runs now, its mean loss over the last epoch, and how much is done in all."""
         self._done = done
         self._bar.update(
             self._task,
             description=description,
             completed=done,
             loss="-" if loss is None else f"{loss:.1e}",
-            rate=f"{rate:.1e}",
             left=self._time_left(),
         )
 

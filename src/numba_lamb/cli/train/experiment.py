@@ -1,20 +1,22 @@
-"""All runs in their order: the rate search, then the table; it can be stopped after any epoch and resumed."""
+"""All runs in their order: rate search if asked for, table, map; it can be stopped after any epoch and resumed."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from numba_lamb._text import shorten
-from numba_lamb.cli.train import fit
+from numba_lamb.cli.train import fit, rates
 from numba_lamb.cli.train.data import Digits, Task
 from numba_lamb.cli.train.model import WIDTHS
 from numba_lamb.cli.train.plan import (
     BASE_BATCH,
     CONTESTANTS,
+    MULTIPLES,
     Run,
     Settings,
     batch_sizes,
     choose,
+    map_runs,
     search_runs,
     table_runs,
 )
@@ -22,12 +24,12 @@ from numba_lamb.cli.train.training import Result, Training
 
 _KIND = "numba-lamb train"
 
-STEP_OVERHEAD = 170
+STEP_OVERHEAD = 60
 """A step costs about as much as this many samples, on top of its own."""
 
 
 class Experiment:
-    """The rate search and the runs of the table, one after the other.
+    """The rate search and the runs of table and map, one after the other.
 
     Parameters
     ----------
@@ -43,53 +45,65 @@ class Experiment:
         self.results: dict[Run, Result] = {}
         self._digits = digits
         self._current: Training | None = None
+        self._finished_work = 0
 
     # -- what there is to do -------------------------------------------------------------------------------
 
     def runs(self) -> Iterator[Run]:
-        """Yield all runs in order; those of the table need the results of the search by then."""
+        """Yield all runs in order; those after the search need its results by then."""
+        yield from self._search_runs()
+        yield from self._judged_runs(self.chosen_rate)
+
+    def _search_runs(self) -> Iterator[Run]:
         for name, contestant in CONTESTANTS.items():
             for rate in contestant.grid:
                 yield from search_runs(name, rate, self.settings)
+
+    def _judged_runs(self, base_rate: Callable[[str], float]) -> Iterator[Run]:
+        for batch in batch_sizes(self.samples):
+            for name in CONTESTANTS:
+                yield from table_runs(name, base_rate(name), batch, self.settings)
         for name in CONTESTANTS:
             for batch in batch_sizes(self.samples):
-                yield from self.cell(name, batch)
+                for multiple in MULTIPLES:
+                    # The table has those of the chosen rate itself.
+                    if multiple != 1:
+                        yield from map_runs(
+                            name, multiple * base_rate(name), batch, self.settings, self.samples
+                        )
 
     def cell(self, optimizer: str, batch: int) -> list[Run]:
         """Return the runs of one cell of the table."""
         return table_runs(optimizer, self.chosen_rate(optimizer), batch, self.settings)
 
+    def map_cell(self, optimizer: str, batch: int, multiple: float) -> list[Run]:
+        """Return the runs of one cell of the map."""
+        return map_runs(optimizer, multiple * self.chosen_rate(optimizer), batch, self.settings, self.samples)
+
+    def mean_accuracy(self, runs: Sequence[Run]) -> float:
+        """Return the mean accuracy of runs that are done."""
+        return sum(self.results[run].accuracy for run in runs) / len(runs)
+
     def chosen_rate(self, optimizer: str) -> float:
-        """Return the rate that the search chose for the base batch."""
-        return choose(self.search_accuracies(optimizer))
+        """Return the rate for the base batch: what the search chose, or without one what the package has."""
+        if self.settings.folds:
+            return choose(self.search_accuracies(optimizer))
+        return rates.chosen(optimizer)
 
     def search_accuracies(self, optimizer: str) -> dict[float, float]:
         """Return the mean accuracy over the folds for each rate of the grid."""
-        found = {}
-        for rate in CONTESTANTS[optimizer].grid:
-            results = [self.results[run] for run in search_runs(optimizer, rate, self.settings)]
-            found[rate] = sum(result.accuracy for result in results) / len(results)
-        return found
+        return {
+            rate: self.mean_accuracy(search_runs(optimizer, rate, self.settings))
+            for rate in CONTESTANTS[optimizer].grid
+        }
 
     def total_work(self) -> int:
         """Return the work of all runs, in samples; it does not depend on what the search finds."""
-        searches = [
-            run
-            for name, contestant in CONTESTANTS.items()
-            for rate in contestant.grid
-            for run in search_runs(name, rate, self.settings)
-        ]
-        cells = [
-            run
-            for name in CONTESTANTS
-            for batch in batch_sizes(self.samples)
-            for run in table_runs(name, 1.0, batch, self.settings)
-        ]
-        return sum(self._work(run) for run in [*searches, *cells])
+        return sum(self._work(run) for run in [*self._search_runs(), *self._judged_runs(lambda name: 1.0)])
 
     def done_work(self) -> int:
         """Return the work done so far, the current run's epochs included."""
-        done = sum(self._work(run) for run in self.results)
+        done = self._finished_work
         if self._current is not None:
             done += self._work(self._current.run) * len(self._current.losses) // self.settings.epochs
         return done
@@ -127,16 +141,22 @@ class Experiment:
                 self._current.train_epoch()
                 if not after_epoch(self._current):
                     return False
-            result = self.results[run] = self._current.result()
+            result = self._current.result()
+            self._keep(result)
             self._current = None
             after_run(result)
         return True
+
+    def _keep(self, result: Result) -> None:
+        self.results[result.run] = result
+        self._finished_work += self._work(result.run)
 
     def _start(self, run: Run) -> Training:
         return Training(run, self._task(run), keep_ratios=self._is_shown(run))
 
     def _is_shown(self, run: Run) -> bool:
-        return run.optimizer == "lamb" and run.batch == self.samples and run.seed == 0
+        # No rate is chosen before the runs of the search are done.
+        return run.fold is None and run == self.cell("lamb", self.samples)[0]
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
@@ -147,8 +167,13 @@ class Experiment:
             "batch_sizes": list(batch_sizes(self.samples)),
             "base_batch": BASE_BATCH,
             "widths": list(WIDTHS),
+            "map_multiples": list(MULTIPLES),
             "optimizers": {
-                name: {"grid": list(contestant.grid), "scaling_exponent": contestant.exponent}
+                name: {
+                    "grid": list(contestant.grid),
+                    "scaling_exponent": contestant.exponent,
+                    "rate_of_the_package": rates.chosen(name),
+                }
                 for name, contestant in CONTESTANTS.items()
             },
         }
@@ -189,15 +214,17 @@ class Experiment:
 
     def _take_over(self, results: Any, current: Any) -> None:
         fit.require(isinstance(results, list), "results", "a list", results)
-        self.results = {}
-        # The runs of the table depend on the results of the search, which are there by then.
+        self.results, self._finished_work = {}, 0
+        # The runs after the search depend on its results, which are there by then.
         runs = self.runs()
         for k, one in enumerate(results):
             run = next(runs, None)
             if run is None:
                 raise ValueError(f"results must be a list of {k}, got a list of {len(results)}")
-            self.results[run] = Result.from_tree(
-                one, run, self._task(run), keeps_ratios=self._is_shown(run), where=f"results[{k}]"
+            self._keep(
+                Result.from_tree(
+                    one, run, self._task(run), keeps_ratios=self._is_shown(run), where=f"results[{k}]"
+                )
             )
         run = next(runs, None)
         if run is None or current is None:

@@ -5,15 +5,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb import Lamb
 from numba_lamb.cli.train.baselines import Adam, MomentumSGD
-from numba_lamb.cli.train.model import Params
+from numba_lamb.cli.train.model import Params, views
 from numba_lamb.schedules import CosineWithWarmUpLR
 
 BASE_BATCH = 32
 WARMUP_SHARE = 0.1
+
+MULTIPLES = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""The columns of the map: what each optimizer's chosen rate is multiplied by."""
 
 
 class Optimizer(Protocol):
@@ -41,27 +45,38 @@ class Contestant:
         A batch k times the base batch gets ``k**exponent`` times the chosen rate.
     make : callable
         From parameters and a schedule to the optimizer. No contestant decays weights.
+    arrays : callable
+        From a flat array of all parameters, or gradients, to what the optimizer takes.
     """
 
     title: str
     grid: tuple[float, ...]
     exponent: float
     make: Callable[[Params, CosineWithWarmUpLR], Optimizer]
+    arrays: Callable[[NDArray[np.float32]], Params]
+
+
+def _as_one(flat: NDArray[np.float32]) -> Params:
+    # Adam and SGD treat every number alike, so that they need not know of layers.
+    return {"all": flat}
 
 
 # Decades, with the best one inside: at batch 32, rates a factor three apart are within each other's noise. At
-# the full batch they are not (Adam from 0.003 reaches about 96 %, from 0.01 about 87 %; LAMB 92 % and 96 %): the
-# table tells how rates carry over by rule, not how good each optimizer can be.
+# the full batch they are not, which the map shows: the table tells how rates carry over by rule, the map how good
+# each optimizer can be.
 CONTESTANTS = {
-    "lamb": Contestant("LAMB", (0.001, 0.01, 0.1), 0.5, Lamb),
-    "adam": Contestant("Adam", (0.001, 0.01, 0.1), 0.5, Adam),
-    "sgd": Contestant("Momentum SGD", (0.01, 0.1, 1.0), 1.0, MomentumSGD),
+    "lamb": Contestant("LAMB", (0.001, 0.01, 0.1), 0.5, Lamb, views),
+    "adam": Contestant("Adam", (0.001, 0.01, 0.1), 0.5, Adam, _as_one),
+    "sgd": Contestant("Momentum SGD", (0.01, 0.1, 1.0), 1.0, MomentumSGD, _as_one),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the options decide: seeds 0 to `seeds` - 1, epochs of a run, folds of the rate search."""
+    """What the options decide: seeds 0 to `seeds` - 1, epochs of a run, folds of the rate search.
+
+    Without folds there is no search, and rates are those that the package brings.
+    """
 
     seeds: int
     epochs: int
@@ -81,7 +96,7 @@ class Run:
     seed : int
         Decides the initial weights and the order of the samples, alike for all optimizers.
     fold : int or None
-        The fold held out in the rate search; None for the runs of the table, judged by the test samples.
+        The fold held out in the rate search; None for the runs of table and map, judged by the test samples.
     """
 
     optimizer: str
@@ -103,8 +118,8 @@ class Run:
 
 
 def batch_sizes(samples: int) -> tuple[int, ...]:
-    """Return the batch sizes of the table, the full batch last."""
-    return (BASE_BATCH, 128, 512, samples)
+    """Return the batch sizes of table and map, the full batch first."""
+    return (samples, 512, 128, BASE_BATCH)
 
 
 def search_runs(optimizer: str, rate: float, settings: Settings) -> list[Run]:
@@ -116,6 +131,13 @@ def table_runs(optimizer: str, base_rate: float, batch: int, settings: Settings)
     """Return the runs of one cell of the table, one per seed."""
     rate = scaled(base_rate, CONTESTANTS[optimizer].exponent, batch)
     return [Run(optimizer, rate, batch, seed, settings.epochs, None) for seed in range(settings.seeds)]
+
+
+def map_runs(optimizer: str, base_rate: float, batch: int, settings: Settings, samples: int) -> list[Run]:
+    """Return the runs of one cell of the map: one per seed at the full batch, of the first seed elsewhere."""
+    runs = table_runs(optimizer, base_rate, batch, settings)
+    # The full batch is what the map is asked about, and costs least.
+    return runs if batch == samples else runs[:1]
 
 
 def scaled(rate: float, exponent: float, batch: int) -> float:

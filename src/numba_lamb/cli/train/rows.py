@@ -1,4 +1,4 @@
-"""The table as data, as a rich table, as JSON, and in one sentence."""
+"""Table and map as data, as a rich table, and as JSON."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -6,8 +6,10 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from numba_lamb.cli.train import rates, words
+from numba_lamb.cli.train.data import FOLDS
 from numba_lamb.cli.train.experiment import Experiment
-from numba_lamb.cli.train.plan import BASE_BATCH, CONTESTANTS, batch_sizes
+from numba_lamb.cli.train.plan import BASE_BATCH, CONTESTANTS, MULTIPLES, batch_sizes
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,24 @@ class Row:
     weights_sha256: list[str]
 
 
+@dataclass(frozen=True)
+class Cell:
+    """One optimizer at one batch size from `multiple` times its chosen rate: a cell of the map."""
+
+    optimizer: str
+    batch_size: int
+    multiple: float
+    peak_rate: float
+    mean: float
+    stopped: int
+    accuracies: list[float]
+
+
 def table_rows(experiment: Experiment) -> list[Row]:
-    """Return the rows of a finished experiment, optimizer by optimizer, the full batch last."""
+    """Return the rows of a finished experiment, batch size by batch size, the full batch first."""
     rows = []
-    for name in CONTESTANTS:
-        for batch in batch_sizes(experiment.samples):
+    for batch in batch_sizes(experiment.samples):
+        for name in CONTESTANTS:
             runs = experiment.cell(name, batch)
             results = [experiment.results[run] for run in runs]
             accuracies = [result.accuracy for result in results]
@@ -59,54 +74,72 @@ def table_rows(experiment: Experiment) -> list[Row]:
     return rows
 
 
+def map_cells(experiment: Experiment) -> list[Cell]:
+    """Return the cells of the map of a finished experiment, optimizer by optimizer, the full batch first."""
+    cells = []
+    for name in CONTESTANTS:
+        for batch in batch_sizes(experiment.samples):
+            for multiple in MULTIPLES:
+                runs = experiment.map_cell(name, batch, multiple)
+                results = [experiment.results[run] for run in runs]
+                cells.append(
+                    Cell(
+                        optimizer=name,
+                        batch_size=batch,
+                        multiple=multiple,
+                        peak_rate=runs[0].rate,
+                        mean=experiment.mean_accuracy(runs),
+                        stopped=sum(result.stopped for result in results),
+                        accuracies=[result.accuracy for result in results],
+                    )
+                )
+    return cells
+
+
 def rich_table(experiment: Experiment, *, ascii_only: bool) -> Table:
-    """Return the table to print; `caption` says what is in it."""
-    table = Table(box=box.ASCII if ascii_only else box.ROUNDED)
+    """Return the table to print; `words.caption` says what is in it."""
+    table = Table(box=box.ASCII if ascii_only else box.ROUNDED, show_lines=True)
     table.add_column("batch size\nsteps", no_wrap=True)
+    for contestant in CONTESTANTS.values():
+        table.add_column(f"{contestant.title}\npeak rate", justify="right", no_wrap=True)
     rows = table_rows(experiment)
-    for row in rows[: len(rows) // len(CONTESTANTS)]:
-        full = " (full)" if row.batch_size == experiment.samples else ""
-        table.add_column(f"{row.batch_size}{full}\n{row.steps}", justify="right", no_wrap=True)
-    for name, contestant in CONTESTANTS.items():
-        cells = [_cell(row) for row in rows if row.optimizer == name]
-        table.add_row(f"{contestant.title}\n{_labels(experiment)}", *cells, end_section=True)
+    for batch in batch_sizes(experiment.samples):
+        cells = [row for row in rows if row.batch_size == batch]
+        full = " (full)" if batch == experiment.samples else ""
+        table.add_row(f"{batch}{full}\n{cells[0].steps} steps", *map(_text, cells))
     return table
 
 
-def caption(experiment: Experiment) -> str:
-    """Return what the printed table holds, in one line."""
-    seeds = experiment.settings.seeds
-    spread = f"mean and range over {seeds} seeds" if seeds > 1 else "one seed"
-    return f"Test accuracy in %, {spread}:"
-
-
-def _labels(experiment: Experiment) -> str:
-    return "  min-max\n  peak rate" if experiment.settings.seeds > 1 else "  peak rate"
-
-
-def _cell(row: Row) -> str:
-    spread = f"\n{100 * row.low:.1f}-{100 * row.high:.1f}" if len(row.accuracies) > 1 else ""
+def _text(row: Row) -> str:
+    spread = f" ({100 * row.low:.1f}-{100 * row.high:.1f})" if len(row.accuracies) > 1 else ""
     return f"{100 * row.mean:.1f}{spread}\n{row.peak_rate:.3g}"
 
 
-def summary(experiment: Experiment) -> str:
-    """Return what the table says about the full batch, in one sentence."""
-    full = [row for row in table_rows(experiment) if row.batch_size == experiment.samples]
-    parts = []
-    for row in full:
-        stopped = f" ({row.stopped} of {len(row.accuracies)} runs not finite)" if row.stopped else ""
-        parts.append(f"{CONTESTANTS[row.optimizer].title} {100 * row.mean:.1f} %{stopped}")
-    how = f"{full[0].steps} steps, rates chosen at batch {BASE_BATCH} and scaled by rule"
-    return f"Full batch, {how}, none tuned there: {', '.join(parts)}."
-
-
 def json_tree(experiment: Experiment) -> dict[str, Any]:
-    """Return the table, the rate search and the settings for ``results.json``."""
+    """Return table, map, the choice of the rates and the settings for ``results.json``."""
+    searched = bool(experiment.settings.folds)
     return {
-        "format_version": 1,
-        "summary": summary(experiment),
+        "format_version": 2,
+        "summary": words.summary(experiment),
         "settings": experiment.protocol(),
-        "rate_search": {
+        "rates_searched_in_this_run": searched,
+        "rate_search": _search(experiment) if searched else rates.brought(),
+        "rows": [asdict(row) for row in table_rows(experiment)],
+        "map": [asdict(cell) for cell in map_cells(experiment)],
+    }
+
+
+def _search(experiment: Experiment) -> dict[str, Any]:
+    settings = experiment.settings
+    return {
+        "how": (
+            f"mean accuracy over {settings.folds} of {FOLDS} folds of the training samples, at batch {BASE_BATCH} "
+            f"with {settings.epochs} epochs; the best is chosen, among equals the largest"
+        ),
+        "batch_size": BASE_BATCH,
+        "epochs": settings.epochs,
+        "folds": settings.folds,
+        "rates": {
             name: {
                 "chosen_rate": experiment.chosen_rate(name),
                 "tried": [
@@ -116,5 +149,4 @@ def json_tree(experiment: Experiment) -> dict[str, Any]:
             }
             for name in CONTESTANTS
         },
-        "rows": [asdict(row) for row in table_rows(experiment)],
     }

@@ -7,16 +7,18 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import wrap
 
 from rich.console import Console
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from numba_lamb import checkpoint
-from numba_lamb.cli.train import data, figure, rows
+from numba_lamb.cli.train import blas, data, rows, words
+from numba_lamb.cli.train.compiling import warm_up
 from numba_lamb.cli.train.display import Display
 from numba_lamb.cli.train.experiment import Experiment
-from numba_lamb.cli.train.plan import CONTESTANTS, Settings, search_runs
-from numba_lamb.cli.train.training import Result, Training
+from numba_lamb.cli.train.plan import Settings
+from numba_lamb.cli.train.progress import Progress
+from numba_lamb.cli.train.training import Training
 
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
 
@@ -53,20 +55,33 @@ def hold_session(settings: Settings, out: Path, *, resume: bool) -> bool:
     if resume:
         _restore(experiment, path)
     _make_folder(out)
-    # One BLAS thread: sums then have one order on any number of cores, and matrices this small gain nothing.
-    with threadpool_limits(limits=1, user_api="blas"):
+    warm_up(lambda text: _say(console, text))
+    with blas.one_thread():
         finished = _train(experiment, path, console)
     if not finished:
         return False
+    # Here, because it costs the first second of a command that has nothing to draw yet.
+    from numba_lamb.cli.train import figure
+
     results = json.dumps(rows.json_tree(experiment), indent=2, allow_nan=False)
     (out / "results.json").write_text(results + "\n")
     figure.draw(experiment, out / "train.png")
     console.print()
-    console.print(rows.caption(experiment), highlight=False)
+    _say(console, words.caption(experiment))
     console.print(rows.rich_table(experiment, ascii_only=not console.is_terminal))
-    for line in (rows.summary(experiment), f"Wrote train.png, results.json and checkpoint.npz into {out}"):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if settings.folds:
+        _say(console, words.search_verdict(experiment))
+    _say(console, words.carried(experiment))
+    _say(console, words.best(experiment))
+    _say(console, f"Wrote train.png, results.json and checkpoint.npz into {out}")
     return True
+
+
+def _say(console: Console, text: str) -> None:
+    """Print `text`, in a terminal with lines broken between words alone; a word may be longer than a line."""
+    if console.is_terminal:
+        text = "\n".join(wrap(text, console.width, break_long_words=False, break_on_hyphens=False))
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _console() -> Console:
@@ -98,24 +113,20 @@ def _train(experiment: Experiment, path: Path, console: Console) -> bool:
         _interrupts() as interrupted,
         Display(console, experiment.total_work(), experiment.done_work()) as display,
     ):
+        progress = Progress(experiment, display)
         saved = time.monotonic()
 
         def after_epoch(training: Training) -> bool:
             nonlocal saved
             if interrupted():
                 return False
-            display.update(
-                _describe(training),
-                training.losses[-1] if training.losses else None,
-                training.schedule(max(training.steps - 1, 0)),
-                experiment.done_work(),
-            )
+            progress.epoch(training)
             if time.monotonic() - saved > SECONDS_BETWEEN_CHECKPOINTS:
                 checkpoint.save(path, experiment.tree())
                 saved = time.monotonic()
             return True
 
-        finished = experiment.proceed(after_epoch, lambda result: _report(experiment, result, display))
+        finished = experiment.proceed(after_epoch, progress.run)
         checkpoint.save(path, experiment.tree())
     return finished
 
@@ -134,28 +145,3 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
         yield lambda: came
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _describe(training: Training) -> str:
-    run = training.run
-    title = CONTESTANTS[run.optimizer].title
-    return f"{title}, search" if run.fold is not None else f"{title}, batch {run.batch}"
-
-
-def _report(experiment: Experiment, result: Result, display: Display) -> None:
-    """Print a line when `result` is the last of a searched rate or of a cell of the table."""
-    run = result.run
-    title = CONTESTANTS[run.optimizer].title
-    if run.fold is not None:
-        runs = search_runs(run.optimizer, run.rate, experiment.settings)
-        text = f"search  {title:<12}  rate {run.rate:<8.3g}  validation"
-    else:
-        runs = experiment.cell(run.optimizer, run.batch)
-        text = f"train   {title:<12}  batch {run.batch:<4}  rate {run.rate:<8.3g}  test"
-    display.advance(experiment.done_work())
-    if run != runs[-1]:
-        return
-    found = [experiment.results[one] for one in runs]
-    stopped = sum(one.stopped for one in found)
-    note = f", {stopped} of {len(found)} not finite" if stopped else ""
-    display.line(f"{text} {100 * sum(one.accuracy for one in found) / len(found):.1f} %{note}")

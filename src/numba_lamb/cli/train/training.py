@@ -1,6 +1,7 @@
 """One run, epoch by epoch, with a state that can be put away and taken up again."""
 
 import hashlib
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from numba_lamb import Lamb
 from numba_lamb.cli.train import fit
 from numba_lamb.cli.train.data import Task
-from numba_lamb.cli.train.model import Params, accuracy, initial, loss_and_gradients
+from numba_lamb.cli.train.model import SHAPES, Backpropagation, accuracy, initial, views
 from numba_lamb.cli.train.plan import CONTESTANTS, Run
 
 
@@ -71,7 +72,7 @@ class Result:
             steps = ratios.shape[-1] if ratios.ndim else 0
             per_epoch = run.steps(len(task.inputs)) // run.epochs
             fit.check_steps(steps, len(tree["losses"]), per_epoch, tree["stopped"], f"number of {where}")
-            fit.check_ratio_list(ratios.T.tolist(), steps, len(initial(run.seed)), where)
+            fit.check_ratio_list(ratios.T.tolist(), steps, len(SHAPES), where)
         else:
             fit.check_same(ratios, None, where)
         return cls(**{**tree, "run": run})
@@ -97,8 +98,14 @@ class Training:
         self.steps = 0
         self.stopped = False
         self._task = task
-        self._params: Params = initial(run.seed)
-        self._optimizer = CONTESTANTS[run.optimizer].make(self._params, self.schedule)
+        contestant = CONTESTANTS[run.optimizer]
+        self._flat = initial(run.seed)
+        self._params = views(self._flat)
+        self._flat_gradients = np.zeros_like(self._flat)
+        self._gradients = views(self._flat_gradients)
+        self._given = contestant.arrays(self._flat_gradients)
+        self._optimizer = contestant.make(contestant.arrays(self._flat), self.schedule)
+        self._backpropagation = Backpropagation(min(run.batch, len(task.inputs)))
         self._ratios: list[list[float]] | None = [] if keep_ratios else None
 
     @property
@@ -107,23 +114,30 @@ class Training:
         return self.stopped or len(self.losses) == self.run.epochs
 
     def train_epoch(self) -> None:
-        """Train for one epoch; a loss or gradient that is not finite stops the run before the step."""
+        """Train for one epoch; a loss or gradient that is not finite or too large stops it before the step."""
         samples = len(self._task.inputs)
         # The order depends on seed and epoch alone, so that a resumed run needs no generator's state.
         order = np.random.default_rng([self.run.seed, 2, len(self.losses)]).permutation(samples)
+        inputs, targets = self._task.inputs[order], self._task.targets[order]
         total = 0.0
         # A diverging run overflows before it is stopped: that is a result here, not an accident.
         with np.errstate(over="ignore", invalid="ignore"):
             for start in range(0, samples, self.run.batch):
-                pick = order[start : start + self.run.batch]
-                batch = self._task.inputs[pick], self._task.targets[pick]
-                loss, gradients = loss_and_gradients(self._params, *batch)
-                if not all(np.isfinite(value).all() for value in (loss, *gradients.values())):
+                batch = slice(start, min(start + self.run.batch, samples))
+                loss = self._backpropagation.loss_and_gradients(
+                    self._params, inputs[batch], targets[batch], self._gradients
+                )
+                if not (math.isfinite(loss) and np.isfinite(self._flat_gradients).all()):
                     self.stopped = True
                     return
-                self._optimizer.step(gradients)
+                try:
+                    self._optimizer.step(self._given)
+                except FloatingPointError:
+                    # LAMB refuses gradients whose moments could overflow.
+                    self.stopped = True
+                    return
                 self.steps += 1
-                total += float(loss) * len(pick)
+                total += loss * (batch.stop - start)
                 self._keep_ratios()
         self.losses.append(total / samples)
 
@@ -134,9 +148,7 @@ class Training:
 
     def result(self) -> Result:
         """Judge the run by its held-out samples."""
-        digest = hashlib.sha256()
-        for array in self._params.values():
-            digest.update(array.tobytes())
+        digest = hashlib.sha256(self._flat.tobytes())
         with np.errstate(over="ignore", invalid="ignore"):
             share = accuracy(self._params, self._task)
         ratios = None if self._ratios is None else np.array(self._ratios).T
