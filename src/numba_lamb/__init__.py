@@ -1,6 +1,7 @@
 """Exact, bit-reproducible layer-wise adaptive optimizers as Numba kernels."""
 
 from numba_lamb import callbacks, checkpoint, schedules
+from numba_lamb.history import History
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.lamb import Lamb
 from numba_lamb.optimizers.lars import Lars
@@ -10,4 +11,15 @@ LARS = Lars
 
 __version__ = "0.1.0"
 
-__all__ = ["LARS", "FlatLayout", "Lamb", "Lars", "Layer", "Momentum", "callbacks", "checkpoint", "schedules"]
+__all__ = [
+    "LARS",
+    "FlatLayout",
+    "History",
+    "Lamb",
+    "Lars",
+    "Layer",
+    "Momentum",
+    "callbacks",
+    "checkpoint",
+    "schedules",
+]

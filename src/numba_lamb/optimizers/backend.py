@@ -11,6 +11,7 @@ from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.parts import Part
+from numba_lamb.optimizers.records import Record
 from numba_lamb.rates import Rate
 
 
@@ -139,6 +140,10 @@ class Backend(ABC):
     @abstractmethod
     def stats(self, optimizer: Subject) -> Mapping[str, float]:
         """Return the optimizer's statistics by name."""
+
+    @abstractmethod
+    def record(self, optimizer: Subject) -> Record:
+        """Return a copy of what the last step left, without waiting for it."""
 
     def refusals(self) -> tuple[int, Sequence[str]]:
         """Return how many steps the device refused, and why."""

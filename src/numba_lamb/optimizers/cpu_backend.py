@@ -13,6 +13,7 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers import cpu_step
 from numba_lamb.optimizers.backend import Backend, Subject, named_stats
 from numba_lamb.optimizers.cpu_part import CpuPart
+from numba_lamb.optimizers.records import CpuRecord, Placement
 
 
 class CpuBackend(Backend):
@@ -46,6 +47,7 @@ class CpuBackend(Backend):
 
     def placed(self, optimizer: Subject) -> None:
         """Have the next step write rates and decays anew."""
+        self._placement: Placement | None = None
         for part in self._cpu_parts(optimizer):
             part.forget_written()
 
@@ -64,6 +66,13 @@ class CpuBackend(Backend):
             for part in self._cpu_parts(optimizer)
         }
         return named_stats(optimizer._quantities, optimizer._slots, written, self._counters.grad_norm)
+
+    def record(self, optimizer: Subject) -> CpuRecord:
+        """Return a copy of what the last step left."""
+        parts = self._cpu_parts(optimizer)
+        if self._placement is None:
+            self._placement = Placement(parts, optimizer._slots)
+        return CpuRecord(self._placement, parts, self._counters)
 
     def _cpu_parts(self, optimizer: Subject) -> list[CpuPart]:
         return [part for part in optimizer._parts if isinstance(part, CpuPart)]
