@@ -210,7 +210,7 @@ def test_a_picture_of_no_known_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_record_does_not_wait_for_the_gpu(gpu: Gpu) -> None:
-    weights = {"a": np.ones(7, "f4"), "bias": np.ones(3, "f4")}
+    weights = {"a": np.ones(7), "bias": np.ones(3)}
     pair = Pair(gpu, weights, lambda params: OPTIMIZERS["Lars"](params, max_grad_norm=0.5, nonfinite="skip"))
     histories = [nl.History(optimizer, steps=4) for optimizer in pair.both]
     before = gpu.driver.waits

@@ -6,6 +6,7 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.lamb import Lamb
 from numba_lamb.optimizers.lars import Lars
 from numba_lamb.optimizers.momentum import Momentum
+from numba_lamb.resume import load, save
 
 LARS = Lars
 
@@ -21,5 +22,7 @@ __all__ = [
     "Momentum",
     "callbacks",
     "checkpoint",
+    "load",
+    "save",
     "schedules",
 ]

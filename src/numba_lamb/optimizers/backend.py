@@ -1,7 +1,7 @@
 """Backend: what an optimizer asks of the place where its arrays live."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -120,6 +120,14 @@ class Backend(ABC):
 
     def check_copyable(self) -> None:  # noqa: B027  (NumPy arrays can be copied)
         """Raise if an optimizer of such arrays cannot be copied or pickled."""
+
+    @abstractmethod
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values on the host, to be read before the next step."""
+
+    @abstractmethod
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, and cannot fail."""
 
     @abstractmethod
     def placed(self, optimizer: Subject) -> None:

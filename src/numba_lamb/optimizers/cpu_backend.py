@@ -1,10 +1,13 @@
 """CpuBackend: the phases of a step on NumPy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from numba_lamb.arrays import plain
 from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.host_reader import HostReader
@@ -44,6 +47,14 @@ class CpuBackend(Backend):
     ) -> CpuPart:
         """Return tables and zeroed state for the layers of `dtype`."""
         return CpuPart(layout, dtype, parameters, decayed, state_names)
+
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values."""
+        return plain(parameter.array)
+
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, and runs no Python."""
+        return partial(plain(parameter.array).__setitem__, Ellipsis, values)
 
     def placed(self, optimizer: Subject) -> None:
         """Have the next step write rates and decays anew."""

@@ -7,7 +7,8 @@ much they are clipped and how often the step was applied is decided and counted 
 import math
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,23 @@ class CudaBackend(Backend):
         self._rates.rehearse()
         with self._device.current():
             return CudaPart(layout, dtype, parameters, decayed, state_names, self._device)
+
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values, after waiting for the device."""
+        storage = parameter.found_again().storage
+        values = np.empty(storage.shape, dtype=storage.dtype)
+        with self._device.current():
+            self._device.read(storage.address, values)
+        return values
+
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, after waiting for the device."""
+        return partial(self._write, parameter.found_again().storage.address, np.ascontiguousarray(values))
+
+    def _write(self, address: int, values: NDArray[Any]) -> None:
+        with self._device.current():
+            self._device.finish()
+            self._device.write(address, values)
 
     def placed(self, optimizer: Subject) -> None:
         """Make the rates' tables, load kernels, tell the parts what never changes, and wait for all of it."""
