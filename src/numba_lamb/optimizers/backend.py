@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,6 +102,8 @@ class Backend(ABC):
 
     nonfinite: Literal["raise", "skip"]
     """What is done about a gradient that is not finite unless the user says otherwise."""
+    waits: ClassVar[bool]
+    """Whether `counters` waits for a device."""
 
     @abstractmethod
     def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:

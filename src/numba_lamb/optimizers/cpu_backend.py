@@ -28,6 +28,8 @@ class CpuBackend(Backend):
         CPU threads.
     """
 
+    waits = False
+
     def __init__(self, num_threads: int | None) -> None:
         self.nonfinite = "raise"
         self._num_threads = num_threads

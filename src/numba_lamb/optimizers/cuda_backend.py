@@ -53,6 +53,7 @@ class CudaBackend(Backend):
     """
 
     nonfinite = "skip"
+    waits = True
 
     def __init__(self, index: int, library: str | None, capture_steps: int | None) -> None:
         if capture_steps is not None and (
