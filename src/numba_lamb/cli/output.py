@@ -10,7 +10,7 @@ from typing import Any
 
 from numba_lamb._text import shorten
 
-__all__ = ["Help", "Watched", "fail", "fill", "silence", "width_of"]
+__all__ = ["Help", "Watched", "fail", "fill", "say", "silence", "width_of"]
 
 _LONGEST_LINE = 1000
 
@@ -50,6 +50,12 @@ class Help(argparse.HelpFormatter):
 
 def fail(command: str, message: str) -> int:
     """Say on standard error what must be mended, in one line unless a terminal has less; return exit code 2."""
+    say(command, message)
+    return 2
+
+
+def say(command: str, message: str) -> None:
+    """Say something on standard error, as `fail` does."""
     if sys.stderr is not None:
         line = f"{command}: {shorten(' '.join(message.split()), _LONGEST_LINE)}"
         try:
@@ -57,7 +63,6 @@ def fail(command: str, message: str) -> int:
             sys.stderr.flush()
         except OSError:
             silence(sys.stderr)
-    return 2
 
 
 class Watched:
