@@ -410,7 +410,8 @@ def test_the_chart_says_what_it_shows(tmp_path: Path) -> None:
     figure.draw({"p: 3 parameters": rows, "q": rows[:1]}, tmp_path / "b.svg", "Some CPU")
     drawn = (tmp_path / "b.svg").read_text()
     for text in (
-        "One optimizer step on Some CPU: shorter is faster",
+        "Time of one optimizer step, shorter is faster",
+        "Some CPU",
         "time of a step in ms, median of 3 rounds",
         "(line: middle half; x: times fused AdamW)",
         "numba-lamb",

@@ -51,7 +51,7 @@ def draw(panels: Mapping[str, Sequence[Row]], path: Path, cpu: str = "") -> None
     titles = _titles(panels.values())
     across = min(_COLUMNS, len(panels))
     down = -(-len(panels) // across)
-    inches = _BAR_INCHES * len(titles) + 1.4
+    inches = _BAR_INCHES * len(titles) + 1.6
     settings: dict[str, Any] = {"svg.hashsalt": "numba-lamb", "font.size": 10}
     # The default style, so that a user's own settings do not reach in.
     with style.context(["default", settings]):
@@ -67,13 +67,14 @@ def draw(panels: Mapping[str, Sequence[Row]], path: Path, cpu: str = "") -> None
                 _bars(axes, *list(panels.items())[place], titles, named=place % across == 0)
             else:
                 axes.set_visible(False)
-        where = f" on {cpu}" if cpu else ""
-        figure.suptitle(f"One optimizer step{where}: shorter is faster", x=0.01, ha="left", fontweight="bold")
+        # Two lines, because processors have long names.
+        heading = "Time of one optimizer step, shorter is faster" + (f"\n{cpu}" if cpu else "")
+        figure.suptitle(heading, x=0.01, ha="left", fontsize=11, fontweight="bold")
         shown = {_color(row.name) for rows in panels.values() for row in rows}
         figure.legend(
             handles=[Patch(color=color, label=label) for color, label in _GROUPS.items() if color in shown],
             loc="outside lower left",
-            ncols=len(_GROUPS),
+            ncols=len(_GROUPS) if across > 1 else 1,
             frameon=False,
         )
         with replacing(path) as file:
