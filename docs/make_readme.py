@@ -1,4 +1,4 @@
-"""Write the tables in README.md from the measured results in docs/results.
+"""Write the tables in README.md, and draw bench.png, from the measured results in docs/results.
 
 Run ``python docs/make_readme.py`` after replacing a result; a test checks that the page is up to date.
 """
@@ -99,6 +99,18 @@ def cuda_table(results: dict[str, Any]) -> str:
     )
 
 
+def bench_chart(results: dict[str, Any], path: Path) -> None:
+    """Draw the results of ``numba-lamb bench`` as the command itself does."""
+    from numba_lamb.cli.bench import figure, panel_title
+    from numba_lamb.cli.bench.summary import Row
+
+    rows = [Row.from_json(row) for row in results["rows"]]
+    panels: dict[str, list[Row]] = {}
+    for row in rows:
+        panels.setdefault(panel_title(row.profile, results["threads"]), []).append(row)
+    figure.draw(panels, path, results["machine"]["cpu"])
+
+
 SECTIONS = {"train": train_table, "bench": bench_table, "cuda": cuda_table}
 OPTIONAL = {"cuda"}
 """Sections that the page has only once there is a result for them."""
@@ -123,3 +135,4 @@ def render(page: str) -> str:
 if __name__ == "__main__":
     readme = ROOT / "README.md"
     readme.write_text(render(readme.read_text()))
+    bench_chart(json.loads((RESULTS / "bench.json").read_text()), Path(__file__).parent / "bench.png")

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from numba_lamb.cli import bench
-from numba_lamb.cli.bench import figure, machine, report, rounds, subjects, worker
+from numba_lamb.cli.bench import figure, machine, report, rounds, subjects, trust, worker
 from numba_lamb.cli.bench.competitors import ADAMW, COMPETITORS, SWEEP, Competitor, present
 from numba_lamb.cli.bench.fleet import Worker, WorkerError, worker_command, worker_environment
 from numba_lamb.cli.bench.profiles import PROFILES, parameter_count
 from numba_lamb.cli.bench.rounds import Measurement, batches, play_rounds
-from numba_lamb.cli.bench.summary import spread, summarize
+from numba_lamb.cli.bench.summary import Row, spread, summarize
 
 JSON_ROW = {
     "profile", "name", "label", "version", "rounds", "median_ms", "low_ms", "high_ms", "ratio_to_fused_adamw",
@@ -359,6 +360,68 @@ def test_a_chart_replaces_the_file_whole_or_not_at_all(tmp_path: Path) -> None:
     figure.draw({"p": rows, "q": rows[:1]}, tmp_path / "b.png")
     assert (tmp_path / "b.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_who_is_not_installed_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needs = ("numpy", "no_such_module", "nor_this")
+    others = {"x": Competitor("x", "their Lamb", "nowhere:nothing", 1, needs=needs)}
+    monkeypatch.setattr(bench, "run_profile", lambda *arguments: (summarized(0.01), Measurement()))
+    assert run_bench("--profiles", "200-tiny", competitors={**CORE, **others}) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("not measured")]
+    assert line == "not measured: their Lamb, for which no_such_module, nor_this would have to be installed"
+
+
+def summarized(*seconds: float) -> list[Row]:
+    return summarize("p", Measurement([{"lamb": 0.001, SWEEP: one} for one in seconds]))
+
+
+@pytest.mark.parametrize(("load", "threads", "busy"), [(0.2, 4, False), (1.0, 4, True), (1.0, 3, False)])
+def test_a_busy_machine_is_told_before(
+    load: float, threads: int, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trust, "usable_cpus", lambda: 4)
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 9.0, 9.0))
+    told = trust.load_warning(threads)
+    assert (told is not None) == busy
+    if told:
+        assert told.startswith("the machine is busy: a load of 1.00 on 4 CPUs leaves fewer than 4 free")
+
+
+def test_a_busy_machine_is_told_after() -> None:
+    assert trust.spread_warning("p", summarized(1.0, 1.0, 1.1, 1.1)) is None
+    told = trust.spread_warning("p", summarized(1.0, 1.0, 1.4, 1.4))
+    assert told == (
+        "p: the machine was busy: the middle half of memory sweep a = c*a + b spans 33% of its median, and 15% is "
+        "the most; measure again"
+    )
+    assert trust.spread_warning("p", []) is None
+
+
+def test_a_row_comes_back_from_json() -> None:
+    rows = summarize("p", Measurement([{"timm": 0.002, ADAMW: 0.1}], {"timm": "1.0"}))
+    assert [Row.from_json(row.as_json()) for row in rows] == rows
+
+
+def test_the_chart_says_what_it_shows(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    rows = summarize("p", Measurement([{"lamb": 0.001, "timm": 0.004, ADAMW: 0.1, SWEEP: 0.01}] * 3))
+    figure.draw({"p: 3 parameters": rows, "q": rows[:1]}, tmp_path / "b.svg", "Some CPU")
+    drawn = (tmp_path / "b.svg").read_text()
+    for text in (
+        "Time of one optimizer step, shorter is faster",
+        "Some CPU",
+        "time of a step in ms, median of 3 rounds",
+        "(line: middle half; x: times fused AdamW)",
+        "numba-lamb",
+        "LAMB of other packages",
+        "3 parameters",
+    ):
+        assert f"<!-- {text} -->" in drawn
+    figure.draw(dict.fromkeys("abc", rows * 4), tmp_path / "b.png")
+    with Image.open(tmp_path / "b.png") as image:
+        assert image.height <= 700
 
 
 # -- the machine ---------------------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def test_output_that_cannot_be_written(
     monkeypatch.chdir(tmp_path)
     # What it measures is not the question.
     monkeypatch.setattr("numba_lamb.cli.bench.run_profile", measured_nothing)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
     with FULL.open("w") if kind == "full" else closed_pipe() as stream:
         monkeypatch.setattr(sys, "stdout", stream)
         assert main(words) == 1

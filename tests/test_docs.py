@@ -3,6 +3,8 @@
 import importlib.util
 from pathlib import Path
 
+from PIL import Image
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -14,3 +16,8 @@ def test_readme_tables_are_those_of_the_results() -> None:
     spec.loader.exec_module(made)
     page = (ROOT / "README.md").read_text()
     assert made.render(page) == page
+
+
+def test_the_picture_in_the_readme_is_not_taller_than_a_screen() -> None:
+    with Image.open(ROOT / "docs" / "bench.png") as image:
+        assert image.height <= 700

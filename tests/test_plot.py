@@ -1,6 +1,7 @@
 """``numba-lamb plot``, and the gallery of schedules that is drawn with it."""
 
 import argparse
+import ast
 import importlib.util
 import os
 import re
@@ -13,6 +14,7 @@ from PIL import Image
 
 from numba_lamb import schedules
 from numba_lamb.cli import main, plot
+from numba_lamb.schedules import expression
 
 DOCS = Path(__file__).parent.parent / "docs"
 COSINE = "CosineWithWarmUpLR(1e-3, warmup_steps=100, total_steps=1000)"
@@ -174,7 +176,7 @@ BAD = {
     f"WarmUpLR(0.1, 1{'0' * 400})": "has no rate at step 0: int too large",
     "ExponentialDecayLR(1e299, 1.0, 5)": "has no rate that can be drawn",
     "polynomial_decay_lr(0.1, 0.1, 9999999999, 1, 1, 1.0)": "total_step must be at most 1,000,000, got 9999999999",
-    "hold_last(warmup_lr(total_step=10**9, learning_rate=0.1))": "is neither a literal",
+    "hold_last(warmup_lr(0.1, 10**9, 1, 2))": "total_step must be at most 1,000,000",
     "warmup_lr(0.1, 1000001, 1, 1)": "total_step must be at most 1,000,000, got 1000001",
     "piecewise_constant_lr([5, 99999999999], [0.1, 0.2])": "milestone must be at most 1,000,000, got 99999999999",
     "sequence([warmup_lr(0.1, 9, 1, 1), warmup_lr(0.1, 999999, 1, 1)], [5])": "at most 999,991, got 999999",
@@ -255,13 +257,13 @@ def test_no_schedule(capsys):
     assert "SCHEDULE" in capsys.readouterr().err
 
 
-def test_without_matplotlib_the_extra_is_named(capsys, monkeypatch):
+def test_without_matplotlib_the_way_out_is_named(capsys, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
     )
     message = refused(capsys, "WarmUpLR(0.1, 5)")
-    assert message == 'numba-lamb plot: needs matplotlib: pip install "numba-lamb[demo]"\n'
+    assert message == "numba-lamb plot: needs matplotlib: python -m pip install matplotlib\n"
 
 
 def test_a_missing_folder(capsys):
@@ -347,3 +349,66 @@ def test_one_call_writes_it_all_and_removes_what_is_no_more(make_gallery, tmp_pa
     assert (tmp_path / "gallery.md").read_bytes() == (DOCS / "gallery.md").read_bytes()
     pictures = {path.name for path in (tmp_path / "gallery").iterdir()}
     assert pictures == {path.name for path in (DOCS / "gallery").iterdir()}
+
+
+# -- arithmetic and scales -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("10**5", 100_000),
+        ("3 * 30_000 // 7", 12_857),
+        ("-(2 + 3) - -4", -1),
+        ("+1 / 4", 0.25),
+        ("2**63", 2**63),
+        ("2**-1", 0.5),
+        ("0.9**3", 0.9**3),
+        ("1e3 * 5", 5e3),
+    ],
+)
+def test_constants_are_worked_out(text, value):
+    found = expression._Reading(text).value(ast.parse(text, mode="eval").body)
+    assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "9**9**9",
+        "9**9**9**9",
+        "(-9)**99999999999",
+        "2**64",
+        "2**63 + 1",
+        "10**18 * 10**18",
+        "1 << 10**9",
+        "1e308 * 10",
+        "10.0**400",
+        "1 / 0",
+        "1 // 0",
+        "0**-1",
+        "(-8)**0.5",
+        "'a' * 10**9",
+        "[0.1] * 10**9",
+        "True + 1",
+        "WarmUpLR(0.1, 5) * 2",
+        "7 % 2",
+        "~1",
+        "+" * 100_000 + "1",
+        "1" + "+1" * 100_000,
+        f"{'9' * 4000} * 1",
+    ],
+)
+def test_arithmetic_has_bounds(text):
+    with pytest.raises(ValueError, match=r"must be a real number|neither a literal|cannot read"):
+        schedules.parse(f"WarmUpLR({text}, 5)")
+
+
+@pytest.mark.parametrize("low", ["0.01", "0.011"])
+def test_scales_that_differ_a_hundredfold_are_told(low, capsys):
+    words = ("WarmUpLR(1.0, 5)", f"WarmUpLR({low}, 5)", "[0.0, 0.0]")
+    assert run(*words) == 0
+    told = "numba-lamb plot: 'WarmUpLR(0.01, 5)' is at most 0.01 and 'WarmUpLR(1.0, 5)' 1: --log shows both\n"
+    assert capsys.readouterr().err == (told if low == "0.01" else "")
+    assert run(*words[:2], "--log") == 0
+    assert capsys.readouterr().err == ""

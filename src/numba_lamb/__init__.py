@@ -1,13 +1,28 @@
 """Exact, bit-reproducible layer-wise adaptive optimizers as Numba kernels."""
 
 from numba_lamb import callbacks, checkpoint, schedules
+from numba_lamb.history import History
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.lamb import Lamb
 from numba_lamb.optimizers.lars import Lars
 from numba_lamb.optimizers.momentum import Momentum
+from numba_lamb.resume import load, save
 
 LARS = Lars
 
 __version__ = "0.1.0"
 
-__all__ = ["LARS", "FlatLayout", "Lamb", "Lars", "Layer", "Momentum", "callbacks", "checkpoint", "schedules"]
+__all__ = [
+    "LARS",
+    "FlatLayout",
+    "History",
+    "Lamb",
+    "Lars",
+    "Layer",
+    "Momentum",
+    "callbacks",
+    "checkpoint",
+    "load",
+    "save",
+    "schedules",
+]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout, suppress
 from typing import Any, NoReturn, cast
 
+from numba_lamb import __version__
 from numba_lamb._text import shorten
 from numba_lamb.cli import bench, info, output, plot, train
 
@@ -13,7 +14,10 @@ __all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors do not repeat long arguments whole."""
+    """A parser whose errors do not repeat long arguments whole, and whose help does not break words."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": output.Help, **options})
 
     def error(self, message: str) -> NoReturn:
         super().error(shorten(message, 500))
@@ -64,12 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     parser = _Parser(prog="numba-lamb", description="Layer-wise adaptive optimizers and their schedules.")
-    commands = parser.add_subparsers(metavar="command", required=True)
+    parser.add_argument("--version", action="version", version=f"numba-lamb {__version__}")
+    commands = parser.add_subparsers(metavar="command")
     train.add_parser(commands)
     bench.add_parser(commands)
     plot.add_parser(commands)
     info.add_parser(commands)
+    parser.set_defaults(run=None)
     arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
     try:
         status: int = arguments.run(arguments)
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ import numpy as np
 from llvmlite import binding
 
 from numba_lamb._compile import cache_state
+from numba_lamb.cli import output
 from numba_lamb.cli.bench.machine import cpu_model, usable_cpus, versions
 from numba_lamb.kernels import cuda_tools
+from numba_lamb.kernels.cpu_count import cpu_quota, omp_num_threads
+from numba_lamb.kernels.cpu_sums import AHEAD
 from numba_lamb.kernels.launch import thread_count, thread_limit
 
 __all__ = ["add_parser", "collect", "describe", "run", "simd_bits"]
 
-_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", "torch", *cuda_tools.PACKAGES)
+_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", *cuda_tools.PACKAGES)
+_PARTNERS = ("torch", "timm", "optax")
+"""What this package works or is compared with, of which it is told too that one is not there."""
 _LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}
 _SECTIONS = {
     "versions": "Versions",
@@ -44,14 +50,15 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run ``numba-lamb info`` and return the exit code."""
     found = collect()
-    print(json.dumps(found, indent=1) if arguments.json else describe(found))
+    print(json.dumps(found, indent=1) if arguments.json else describe(found, output.width_of(sys.stdout)))
     return 0
 
 
 def collect() -> dict[str, dict[str, Any]]:
     """Return everything that is shown, by section, as plain values; what could not be found out says why."""
+    found = versions((*_PACKAGES, *_PARTNERS))
     return {
-        "versions": dict(versions(_PACKAGES)),
+        "versions": {**found, **{name: "not installed" for name in _PARTNERS if name not in found}},
         "threads": _threads(),
         "cpu": _cpu(),
         "kernel_cache": _kernel_cache(),
@@ -59,13 +66,15 @@ def collect() -> dict[str, dict[str, Any]]:
     }
 
 
-def describe(found: dict[str, dict[str, Any]]) -> str:
-    """Return what `collect` found as aligned lines."""
+def describe(found: dict[str, dict[str, Any]], columns: int | None = None) -> str:
+    """Return what `collect` found as aligned lines, of at most `columns` where words allow it."""
     width = max(len(key) for values in found.values() for key in values) + 2
     lines = []
     for section, values in found.items():
         lines.append(_SECTIONS[section])
-        lines += [f"  {key.replace('_', ' '):<{width}}{_text(value)}" for key, value in values.items()]
+        for key, value in values.items():
+            line = f"  {key.replace('_', ' '):<{width}}{_text(value)}"
+            lines.append(output.fill(line, columns, " " * (width + 2)))
     return "\n".join(lines)
 
 
@@ -77,7 +86,11 @@ def simd_bits(features: dict[str, bool]) -> int | None:
 def _threads() -> dict[str, Any]:
     count, cpus, limit = thread_count(None), usable_cpus(), thread_limit()
     if count < min(cpus, limit):
-        reason = f"OMP_NUM_THREADS or the container's CPU quota asks for fewer than the {cpus} CPUs"
+        asked = omp_num_threads()
+        why = (
+            f"OMP_NUM_THREADS is {asked}" if asked else f"the container's CPU quota is that of {cpu_quota()}"
+        )
+        reason = f"{why}, fewer than the {cpus} CPUs that this process may use"
     elif count < cpus:
         reason = f"Numba is set to {limit} of the {cpus} CPUs that this process may use"
     else:
@@ -135,6 +148,7 @@ def _cpu() -> dict[str, Any]:
         "llvm_name": binding.get_host_cpu_name(),
         "simd_bits": simd_bits(features),
         "fma": bool(features.get("fma") or features.get("neon")),
+        "prefetch_bytes": AHEAD,
     }
 
 

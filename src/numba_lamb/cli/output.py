@@ -1,27 +1,68 @@
 """What the command says: one line where something must be mended, and no traceback where nobody can read on."""
 
+import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from numba_lamb._text import shorten
 
-__all__ = ["Watched", "fail", "silence"]
+__all__ = ["Help", "Watched", "fail", "fill", "say", "silence", "width_of"]
 
 _LONGEST_LINE = 1000
 
 
+def width_of(stream: Any) -> int | None:
+    """Return how many columns a stream has: what COLUMNS says, else those of its terminal; None for no end."""
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked) > 0:
+        return int(asked)
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or None
+    except (AttributeError, OSError, ValueError):  # no terminal
+        return None
+
+
+def fill(text: str, width: int | None, indent: str = "") -> str:
+    """Return a line of text in lines of at most `width`, those after the first indented, no word broken."""
+    if width is None or len(text) <= width:
+        return text
+    return "\n".join(_wrap(text, width, subsequent_indent=indent))
+
+
+def _wrap(text: str, width: int, **options: Any) -> list[str]:
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False, **options)
+
+
+class Help(argparse.HelpFormatter):
+    """Help whose names with hyphens stay whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrap(" ".join(text.split()), width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        wrapped = _wrap(" ".join(text.split()), width, initial_indent=indent, subsequent_indent=indent)
+        return "\n".join(wrapped)
+
+
 def fail(command: str, message: str) -> int:
-    """Say on standard error, in one line whatever was given, what must be mended; return exit code 2."""
+    """Say on standard error what must be mended, in one line unless a terminal has less; return exit code 2."""
+    say(command, message)
+    return 2
+
+
+def say(command: str, message: str) -> None:
+    """Say something on standard error, as `fail` does."""
     if sys.stderr is not None:
+        line = f"{command}: {shorten(' '.join(message.split()), _LONGEST_LINE)}"
         try:
-            sys.stderr.write(f"{command}: {shorten(' '.join(message.split()), _LONGEST_LINE)}\n")
+            sys.stderr.write(f"{fill(line, width_of(sys.stderr), '  ')}\n")
             sys.stderr.flush()
         except OSError:
             silence(sys.stderr)
-    return 2
 
 
 class Watched:

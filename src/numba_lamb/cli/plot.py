@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from numba_lamb._replace import replacing
 from numba_lamb._text import shorten
-from numba_lamb.cli.output import fail
+from numba_lamb.cli.output import fail, say
 from numba_lamb.schedules import LearningRateSchedule, parse
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ MAX_POINTS = 20_000
 MAX_TEXT = 20_000
 """Characters of one schedule: a list of thousands of epochs is searched anew for each point."""
 MAX_CURVES = 28
+UNLIKE = 100.0
+"""How many times as high one curve is as another where a logarithmic axis is hinted at."""
 MARKED_STEPS = 40
 """Curves of so few steps get a dot at each, since the lines between them mean nothing."""
 
@@ -101,12 +103,15 @@ def run(arguments: argparse.Namespace) -> int:
     except ValueError as error:
         return _fail(str(error))
     if importlib.util.find_spec("matplotlib") is None:
-        return _fail('needs matplotlib: pip install "numba-lamb[demo]"')
+        return _fail("needs matplotlib: python -m pip install matplotlib")
     try:
         draw(curves, out, log=arguments.log)
     except OSError as error:
         return _fail(f"cannot write {out}: {error.strerror or error}")
     print(out)
+    unlike = None if arguments.log else _unlike(curves)
+    if unlike:
+        say("numba-lamb plot", unlike)
     return 0
 
 
@@ -285,6 +290,16 @@ def _dress(axes: "Axes", log: bool) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("step", color=_GREY)
     axes.set_ylabel("learning rate", color=_GREY)
+
+
+def _unlike(curves: Sequence[Curve]) -> str | None:
+    """Return a hint at ``--log`` where one curve is so much higher than another that this one looks like 0."""
+    highest = {one.label: max(rate for rate in one.rates if _drawable(rate, False)) for one in curves}
+    shown = {label: rate for label, rate in highest.items() if rate > 0}
+    if not shown or max(shown.values()) < UNLIKE * min(shown.values()):
+        return None
+    low, high = min(shown, key=shown.__getitem__), max(shown, key=shown.__getitem__)
+    return f"{_quote(low)} is at most {shown[low]:g} and {_quote(high)} {shown[high]:g}: --log shows both"
 
 
 def _drawable(rate: float, log: bool) -> bool:

@@ -1,8 +1,8 @@
 """Backend: what an optimizer asks of the place where its arrays live."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.parts import Part
+from numba_lamb.optimizers.records import Record
 from numba_lamb.rates import Rate
 
 
@@ -101,6 +102,8 @@ class Backend(ABC):
 
     nonfinite: Literal["raise", "skip"]
     """What is done about a gradient that is not finite unless the user says otherwise."""
+    waits: ClassVar[bool]
+    """Whether `counters` waits for a device."""
 
     @abstractmethod
     def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
@@ -121,6 +124,14 @@ class Backend(ABC):
         """Raise if an optimizer of such arrays cannot be copied or pickled."""
 
     @abstractmethod
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values on the host, to be read before the next step."""
+
+    @abstractmethod
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, and cannot fail."""
+
+    @abstractmethod
     def placed(self, optimizer: Subject) -> None:
         """Get ready for the optimizer's parts, groups and settings, which are new."""
 
@@ -139,6 +150,10 @@ class Backend(ABC):
     @abstractmethod
     def stats(self, optimizer: Subject) -> Mapping[str, float]:
         """Return the optimizer's statistics by name."""
+
+    @abstractmethod
+    def record(self, optimizer: Subject) -> Record:
+        """Return a copy of what the last step left, without waiting for it."""
 
     def refusals(self) -> tuple[int, Sequence[str]]:
         """Return how many steps the device refused, and why."""

@@ -20,6 +20,7 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.attributes import OptionNames
 from numba_lamb.optimizers.checks import check_filter, check_limit, check_nonfinite, passes
 from numba_lamb.optimizers.choose import choose_backend
+from numba_lamb.optimizers.description import Described
 from numba_lamb.optimizers.live import KEYS, LiveGroups, decayed_by_name
 from numba_lamb.optimizers.parts import Part, view_of
 from numba_lamb.optimizers.state import check_state
@@ -31,7 +32,7 @@ LayerFilter: TypeAlias = Callable[[Layer], bool]
 Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
 
 
-class Optimizer(OptionNames, ABC):
+class Optimizer(OptionNames, Described, ABC):
     """Parameters, groups, state and the phases of a step; subclasses add the arithmetic.
 
     A subclass names its state buffers and hyper-parameters, writes the scalar rows, and runs its kernel.

@@ -1,10 +1,13 @@
 """CpuBackend: the phases of a step on NumPy arrays."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from numba_lamb.arrays import plain
 from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.host_reader import HostReader
@@ -13,6 +16,7 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers import cpu_step
 from numba_lamb.optimizers.backend import Backend, Subject, named_stats
 from numba_lamb.optimizers.cpu_part import CpuPart
+from numba_lamb.optimizers.records import CpuRecord, Placement
 
 
 class CpuBackend(Backend):
@@ -23,6 +27,8 @@ class CpuBackend(Backend):
     num_threads : int or None
         CPU threads.
     """
+
+    waits = False
 
     def __init__(self, num_threads: int | None) -> None:
         self.nonfinite = "raise"
@@ -44,8 +50,17 @@ class CpuBackend(Backend):
         """Return tables and zeroed state for the layers of `dtype`."""
         return CpuPart(layout, dtype, parameters, decayed, state_names)
 
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values."""
+        return plain(parameter.array)
+
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, and runs no Python."""
+        return partial(plain(parameter.array).__setitem__, Ellipsis, values)
+
     def placed(self, optimizer: Subject) -> None:
         """Have the next step write rates and decays anew."""
+        self._placement: Placement | None = None
         for part in self._cpu_parts(optimizer):
             part.forget_written()
 
@@ -64,6 +79,13 @@ class CpuBackend(Backend):
             for part in self._cpu_parts(optimizer)
         }
         return named_stats(optimizer._quantities, optimizer._slots, written, self._counters.grad_norm)
+
+    def record(self, optimizer: Subject) -> CpuRecord:
+        """Return a copy of what the last step left."""
+        parts = self._cpu_parts(optimizer)
+        if self._placement is None:
+            self._placement = Placement(parts, optimizer._slots)
+        return CpuRecord(self._placement, parts, self._counters)
 
     def _cpu_parts(self, optimizer: Subject) -> list[CpuPart]:
         return [part for part in optimizer._parts if isinstance(part, CpuPart)]

@@ -23,6 +23,8 @@ class Counters:
         # Whether there is a norm, and that: of the step that is being taken, and of the last one.
         self._norm, self._shown = np.zeros((2, 2))
         self._program: Program | None = None
+        self.started = [0, 0]
+        """The counts that were set last: another list whenever they are."""
 
     def __getstate__(self) -> dict[str, Any]:
         # A program is bound to these arrays, of which a copy has its own.
@@ -43,10 +45,16 @@ class Counters:
         """The norm of the last step's gradients, None if none were clipped."""
         return float(self._shown[1]) if self._shown[0] else None
 
+    def state(self) -> tuple[int, int, float | None]:
+        """Return all three, for those who ask often."""
+        (applied, skipped), (is_clipped, norm) = self._counts.tolist(), self._shown.tolist()
+        return applied, skipped, norm if is_clipped else None
+
     def reset(self, applied: int, skipped: int) -> None:
         """Set the counts, and forget the norm."""
         self._counts[:] = applied, skipped
         self._shown[:] = 0
+        self.started = [applied, skipped]
 
     def skip(self) -> None:
         """Count a step that is left out."""

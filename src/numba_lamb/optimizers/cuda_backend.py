@@ -7,7 +7,8 @@ much they are clipped and how often the step was applied is decided and counted 
 import math
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from numba_lamb.optimizers import inspection
 from numba_lamb.optimizers.backend import Backend, Subject
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.cuda_rates import CudaRates, Progress
+from numba_lamb.optimizers.cuda_record import CudaRecord
 from numba_lamb.optimizers.cuda_stats import LazyStats
-from numba_lamb.optimizers.cuda_tables import Snapshots
+from numba_lamb.optimizers.cuda_tables import Snapshot, Snapshots
+from numba_lamb.optimizers.records import Placement
 
 _LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
 """The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
@@ -50,6 +53,7 @@ class CudaBackend(Backend):
     """
 
     nonfinite = "skip"
+    waits = True
 
     def __init__(self, index: int, library: str | None, capture_steps: int | None) -> None:
         if capture_steps is not None and (
@@ -66,6 +70,8 @@ class CudaBackend(Backend):
         self._parts: list[CudaPart] = []
         # Whether kernels that look at gradients were queued without those that lower their flags.
         self._is_looking = False
+        # The counts that were set last: another list whenever they are.
+        self._started = [0, 0]
         # What captured graphs may still read and write.
         self._kept: list[Any] = []
         self.grad_scale = 0
@@ -111,6 +117,23 @@ class CudaBackend(Backend):
         with self._device.current():
             return CudaPart(layout, dtype, parameters, decayed, state_names, self._device)
 
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values, after waiting for the device."""
+        storage = parameter.found_again().storage
+        values = np.empty(storage.shape, dtype=storage.dtype)
+        with self._device.current():
+            self._device.read(storage.address, values)
+        return values
+
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, after waiting for the device."""
+        return partial(self._write, parameter.found_again().storage.address, np.ascontiguousarray(values))
+
+    def _write(self, address: int, values: NDArray[Any]) -> None:
+        with self._device.current():
+            self._device.finish()
+            self._device.write(address, values)
+
     def placed(self, optimizer: Subject) -> None:
         """Make the rates' tables, load kernels, tell the parts what never changes, and wait for all of it."""
         parts = [part for part in optimizer._parts if isinstance(part, CudaPart)]
@@ -121,6 +144,7 @@ class CudaBackend(Backend):
             if self._progress.replayed:
                 self._kept.append((self._parts, self._rates.mirror, self._rates.table))
             self._parts = parts
+            self._placement: Placement | None = None
             groups = range(len(optimizer._groups.dicts))
             self._rates.place(optimizer._groups, [_largest_in(parts, group) for group in groups])
             for part in parts:
@@ -322,6 +346,7 @@ class CudaBackend(Backend):
             self._device.write(self._clip.address, np.zeros(at.CLIP_FIELDS))
             self._progress.write(applied, skipped)
             self._rates.forget()
+        self._started = [applied, skipped]
 
     def refusals(self) -> tuple[int, Sequence[str]]:
         """Return how many steps the device refused, and why."""
@@ -330,18 +355,31 @@ class CudaBackend(Backend):
 
     def stats(self, optimizer: Subject) -> Mapping[str, float]:
         """Return the optimizer's statistics by name; they are waited for when the first is read."""
+        snapshots, _ = self._copies("stats()", counts=False)
+        return LazyStats(optimizer, self._parts, snapshots)
+
+    def record(self, optimizer: Subject) -> CudaRecord:
+        """Return copies of what the last step left, which are queued behind it and waited for when read."""
+        if self._placement is None:
+            self._placement = Placement(self._parts, optimizer._slots)
+        snapshots, control = self._copies("record()", counts=True)
+        return CudaRecord(self._placement, self._parts, self._started, [*snapshots, *control])
+
+    def _copies(self, asked: str, counts: bool) -> tuple[list[Snapshot], list[Snapshot]]:
+        """Queue copies of what the parts and the clip wrote, and of the counts, behind all work so far."""
         usual = cuda.current_stream(self._library, self._device.index)
         with self._device.current():
             if self._device.is_capturing(usual):
-                raise RuntimeError("stats() cannot be captured; ask for them outside of capture")
+                raise RuntimeError(f"{asked} cannot be captured; call it outside of capture")
             if self._progress.replayed:
                 # On which streams graphs were replayed is not known here.
                 self._device.finish()
             self._follow(usual)
             snapshots = [part.snapshot(usual) for part in self._parts]
             snapshots.append(self._clips.take(usual))
+            control = [self._progress.snapshot(usual)] if counts else []
             self._mark(usual)
-        return LazyStats(optimizer, self._parts, snapshots)
+        return snapshots, control
 
 
 def _reasons(bits: int) -> list[str]:

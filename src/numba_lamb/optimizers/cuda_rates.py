@@ -59,6 +59,10 @@ class Progress:
         self._asked, self._since = None, 0
         return control
 
+    def snapshot(self, stream: int) -> Snapshot:
+        """Queue a copy of the control block."""
+        return self._snapshots.take(stream)
+
     def write(self, applied: int, skipped: int) -> None:
         """Set the counters."""
         control = np.zeros(at.CONTROLS, dtype=np.int64)

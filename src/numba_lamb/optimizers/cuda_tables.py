@@ -188,7 +188,8 @@ class Snapshot:
 
     def is_ready(self) -> bool:
         """Return whether reading would not wait."""
-        return self._piece.event.is_reached()
+        with self._device.current():
+            return self._piece.event.is_reached()
 
     def read(self) -> NDArray[Any]:
         """Return the values, after waiting for the copy."""

@@ -1,5 +1,6 @@
 """A Part: the layers of one dtype with what kernels are told about them, wherever their arrays live."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -70,8 +71,11 @@ class Part(ABC):
     def settle(self) -> None:
         """Recompute the flags derived from `settings`; call after writing to it."""
         settings = self.settings
-        self.clips = bool((settings[:, rows.LIMIT] > 0).any())
+        limits = settings[settings[:, rows.LIMIT] > 0, rows.LIMIT]
+        self.clips = bool(limits.size)
         """Whether the gradients of any layer are clipped."""
+        self.least_limit = float(limits.min(initial=math.inf))
+        """The least norm that any are clipped to."""
         self.checks = bool(settings[:, rows.CHECKED].any())
         """Whether the gradients of any layer must be finite."""
         self.shrinks = bool(settings[:, rows.OUTSIDE].any())

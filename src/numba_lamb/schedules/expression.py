@@ -3,6 +3,8 @@
 import ast
 import difflib
 import inspect
+import math
+import operator as operators
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +56,17 @@ def _known() -> dict[str, Callable[..., Any]]:
 
 _KNOWN = _known()
 
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operators.add,
+    ast.Sub: operators.sub,
+    ast.Mult: operators.mul,
+    ast.Div: operators.truediv,
+    ast.FloorDiv: operators.floordiv,
+    ast.Pow: operators.pow,
+}
+_LARGEST = 2**63
+"""The largest whole result: a few characters can ask for one that would take all memory."""
+
 _LENGTHS = {**dict.fromkeys(tables.__all__, "total_step"), **dict.fromkeys(piecewise.__all__, "milestone")}
 """The argument that says how long a table is."""
 
@@ -65,12 +78,15 @@ def parse(expression: str) -> LearningRateSchedule:
 
         expression = name "(" arguments ")"
         argument   = number | string | True | False | None | list | tuple | expression
+        number     = literal | number operator number | "(" number ")" | "-" number
+        operator   = "+" | "-" | "*" | "/" | "//" | "**"
 
     Parameters
     ----------
     expression : str
-        A call of a schedule of this package, with literals, lists and tuples of them, and further such calls
-        as arguments, by position or by name.
+        A call of a schedule of this package, with literals, constant arithmetic such as ``10**5``, lists and
+        tuples of them, and further such calls as arguments, by position or by name. A whole result of
+        arithmetic is at most 2**63.
 
     Returns
     -------
@@ -87,14 +103,16 @@ def parse(expression: str) -> LearningRateSchedule:
 
     Notes
     -----
-    Nothing is evaluated: the text is read by :mod:`ast`, and only the names of this package's schedules,
-    tables and ways to compose them are known.
+    The text is read by :mod:`ast` and never evaluated: only arithmetic of numbers and the names of this package's
+    schedules, tables and ways to compose them are known.
 
     Examples
     --------
     >>> from numba_lamb.schedules import parse
     >>> parse("CosineWithWarmUpLR(1e-3, warmup_steps=100, total_steps=1000)")(50)
     0.0005
+    >>> parse("WarmUpLR(0.1, 10**5 // 2)")(10**4)
+    0.02
     >>> parse("sequence([WarmUpLR(0.5, 2), 0.5], [2])")([0, 1, 2])
     array([0.  , 0.25, 0.5 ])
     """
@@ -128,9 +146,11 @@ class _Reading:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None as literal):
                 return literal
-            case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
-                if not isinstance(number, bool):
-                    return -number
+            case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+                number = self._number(operand, node)
+                return -number if isinstance(sign, ast.USub) else number
+            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _ARITHMETIC:
+                return self._result(node, self._number(left, node), operator, self._number(right, node))
             case ast.List(elts=items):
                 return [self.value(item) for item in items]
             case ast.Tuple(elts=items):
@@ -142,6 +162,33 @@ class _Reading:
             case ast.Name(id=name):
                 raise ValueError(_unknown(name))
         raise ValueError(f"{self._source(node)!r} is neither a literal nor a call of a schedule")
+
+    def _number(self, node: ast.expr, whole: ast.expr) -> int | float:
+        """Return what a node of the arithmetic `whole` stands for."""
+        found = self.value(node)
+        if type(found) not in (int, float):
+            raise ValueError(
+                f"{self._source(whole)!r} is neither a literal nor a call of a schedule, nor arithmetic of numbers"
+            )
+        number: int | float = found
+        return number
+
+    def _result(self, node: ast.expr, left: int | float, operator: ast.operator, right: int | float) -> Any:
+        """Return a result, of which none that is too large is ever made."""
+        allowed = f"{self._source(node)!r} must be a real number of at most 2**63 if it is whole"
+        if isinstance(operator, ast.Pow) and isinstance(left, int) and isinstance(right, int):
+            bits = (abs(left).bit_length() - 1) * right
+            if bits > _LARGEST.bit_length():
+                raise ValueError(f"{allowed}, got more")
+        try:
+            found = _ARITHMETIC[type(operator)](left, right)
+        except (ArithmeticError, ValueError) as error:
+            raise ValueError(f"{allowed}: {error}") from None
+        if isinstance(found, complex) or (isinstance(found, float) and not math.isfinite(found)):
+            raise ValueError(f"{allowed}, got {found}")
+        if isinstance(found, int) and abs(found) > _LARGEST:
+            raise ValueError(f"{allowed}, got more")
+        return found
 
     def _call(self, name: str, node: ast.Call) -> Any:
         """Return what a call of a known name gives."""

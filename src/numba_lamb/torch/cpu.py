@@ -11,6 +11,7 @@ from numba_lamb.kernels import rows
 from numba_lamb.optimizers import cpu_step
 from numba_lamb.optimizers.backend import named_stats
 from numba_lamb.optimizers.cpu_part import CpuPart
+from numba_lamb.optimizers.records import CpuRecord, Placement
 from numba_lamb.torch.model import Model, Step
 from numba_lamb.torch.options import number
 
@@ -36,6 +37,7 @@ class CpuEngine:
         """Get ready for a model that is new."""
         self._slots, self._quantities = model.slots, quantities
         self._parts = [part for part in model.parts if isinstance(part, CpuPart)]
+        self._placement = Placement(self._parts, self._slots)
         counts = model.steps.numpy()
         first = 0
         for part in self._parts:
@@ -118,3 +120,7 @@ class CpuEngine:
         """Return statistics by name."""
         written = {id(part): (part.norms, part.updated, part.scalars[:, rows.ADAPT]) for part in self._parts}
         return named_stats(self._quantities, self._slots, written, self._counters.grad_norm)
+
+    def record(self) -> CpuRecord:
+        """Return a copy of what the last step left."""
+        return CpuRecord(self._placement, self._parts, self._counters)

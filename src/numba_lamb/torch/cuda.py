@@ -15,6 +15,7 @@ from numba_lamb.optimizers.cuda_backend import CudaBackend
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.live import KEYS
 from numba_lamb.optimizers.parts import Part
+from numba_lamb.optimizers.records import Record
 from numba_lamb.rates import Rate, RateBook
 from numba_lamb.torch import tensors
 from numba_lamb.torch.model import Model, Step
@@ -162,6 +163,10 @@ class CudaEngine:
     def stats(self) -> Mapping[str, float]:
         """Return statistics by name, which are waited for when the first is read."""
         return self._backend.stats(self)
+
+    def record(self) -> Record:
+        """Return a copy of what the last step left, without waiting for it."""
+        return self._backend.record(self)
 
 
 def _on_device(value: Tensor, like: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 Every competitor runs in a process of its own and all take turns, so that only ratios formed within a round are
 compared. This file holds the options and the exits. ``profiles`` (shapes), ``competitors`` (who takes part),
 ``subjects`` and ``peers`` (what each does), ``worker`` (one process) and ``fleet`` (its other end), ``rounds``
-(the measurement), ``summary`` (its arithmetic), ``report`` and ``figure`` (what is shown), ``machine``.
+(the measurement), ``summary`` (its arithmetic), ``trust`` (is the machine quiet),
+``report`` and ``figure`` (what is shown), ``machine``.
 """
 
 import argparse
@@ -15,15 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from numba_lamb.cli.bench import figure, report
-from numba_lamb.cli.bench.competitors import COMPETITORS, Competitor, present
-from numba_lamb.cli.bench.machine import available_memory, describe_machine, usable_cpus, versions
+from numba_lamb.cli.bench.competitors import COMPETITORS, Competitor, absent, present
+from numba_lamb.cli.bench.machine import available_memory, cpu_model, describe_machine, usable_cpus, versions
 from numba_lamb.cli.bench.profiles import PROFILES, parameter_count
 from numba_lamb.cli.bench.rounds import Measurement, batches, measure
 from numba_lamb.cli.bench.summary import Row, summarize
-from numba_lamb.cli.output import fail
+from numba_lamb.cli.bench.trust import load_warning, spread_warning
+from numba_lamb.cli.output import fail, fill, width_of
 from numba_lamb.kernels.launch import thread_count
 
-__all__ = ["add_parser", "run", "run_profile"]
+__all__ = ["add_parser", "panel_title", "run", "run_profile"]
 
 _DEFAULT_PROFILES = "bert-base,resnet-50,200-tiny"
 _ROUNDS = 15
@@ -76,9 +78,15 @@ def run(arguments: argparse.Namespace, competitors: Mapping[str, Competitor] = C
     if unfit:
         return _fail(unfit)
     asked = arguments.only or list(competitors)
-    chosen = present(one for name, one in competitors.items() if name in asked)
+    wanted = [one for name, one in competitors.items() if name in asked]
+    chosen = present(wanted)
     if not chosen:
         return _fail("none of these is installed: " + ", ".join(asked))
+    for label, modules in absent(wanted).items():
+        _say(f"not measured: {label}, for which {modules} would have to be installed")
+    busy = load_warning(threads)
+    if busy:
+        _say(busy)
     rows: list[Row] = []
     panels: dict[str, list[Row]] = {}
     left_out: list[dict[str, str]] = []
@@ -86,10 +94,13 @@ def run(arguments: argparse.Namespace, competitors: Mapping[str, Competitor] = C
         found, measurement = run_profile(profile, chosen, threads, arguments.rounds, competitors)
         for name, reason in measurement.left_out.items():
             left_out.append({"profile": profile, "name": name, "reason": reason})
-            print(f"{profile}: left out {name}: {reason}", file=sys.stderr)
+            _say(f"{profile}: left out {name}: {reason}")
         if found:
-            title = f"{profile}: {_millions(profile)} parameters, float32, {_threads(threads)}"
+            title = panel_title(profile, threads)
             report.print_table(title, found)
+            unsteady = spread_warning(profile, found)
+            if unsteady:
+                _say(unsteady)
             rows += found
             panels[title] = found
     if not rows:
@@ -107,7 +118,7 @@ def run(arguments: argparse.Namespace, competitors: Mapping[str, Competitor] = C
             results = [row.as_json() for row in rows]
             report.write_json(arguments.json, {**head, "rows": results, "left_out": left_out})
         if arguments.chart:
-            figure.draw(panels, arguments.chart)
+            figure.draw(panels, arguments.chart, cpu_model())
     except OSError as error:
         return _fail(f"cannot write {error.filename}: {error.strerror or error}")
     return 0
@@ -173,6 +184,11 @@ def _unfit_files(*paths: Path | None) -> str | None:
     return None
 
 
+def panel_title(profile: str, threads: int) -> str:
+    """Return what a profile's table and panel are called."""
+    return f"{profile}: {_millions(profile)} parameters, float32, {_threads(threads)}"
+
+
 def _millions(profile: str) -> str:
     return f"{parameter_count(PROFILES[profile]) / 1e6:.3g} million"
 
@@ -197,6 +213,11 @@ def _at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
+
+
+def _say(message: str) -> None:
+    if sys.stderr is not None:
+        print(fill(message, width_of(sys.stderr), "  "), file=sys.stderr)
 
 
 def _fail(message: str) -> int:

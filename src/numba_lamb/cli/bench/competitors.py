@@ -4,7 +4,7 @@ import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = ["ADAMW", "COMPETITORS", "SWEEP", "Competitor", "present"]
+__all__ = ["ADAMW", "COMPETITORS", "SWEEP", "Competitor", "absent", "present"]
 
 ADAMW = "adamw-fused"
 SWEEP = "sweep"
@@ -110,6 +110,12 @@ COMPETITORS = {one.name: one for one in _ALL}
 def present(competitors: Iterable[Competitor]) -> list[Competitor]:
     """Return those competitors whose modules are installed; nothing is imported for that."""
     return [one for one in competitors if all(_is_installed(name) for name in one.needs)]
+
+
+def absent(competitors: Iterable[Competitor]) -> dict[str, str]:
+    """Return the modules that those competitors lack which are not `present`, by label."""
+    lacking = {one.label: [name for name in one.needs if not _is_installed(name)] for one in competitors}
+    return {label: ", ".join(names) for label, names in lacking.items() if names}
 
 
 def _is_installed(name: str) -> bool:

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from numba_lamb.cli.bench.summary import Row, Spread
+from numba_lamb.cli.output import fill, width_of
 
 __all__ = ["Progress", "cells", "print_table", "text_table", "write_json"]
 
@@ -20,6 +21,10 @@ _RULES = (
     "ms/step: median over rounds. x AdamW: median of ratios within a round. % of floor: time of bytes/param at "
     "the sweep's bandwidth over the time taken; above 100 where caches serve a second pass."
 )
+
+
+_DRAWN_COLUMNS = 120
+"""What rich's table needs for the longest label."""
 
 
 class Progress:
@@ -84,31 +89,38 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def text_table(rows: Sequence[Row]) -> str:
-    """Return the rows as aligned plain text."""
+def text_table(rows: Sequence[Row], columns: int | None = None) -> str:
+    """Return the rows as aligned plain text, whose labels take several lines where there are few columns."""
     table = [_HEADINGS, *map(cells, rows)]
     widths = [max(len(line[k]) for line in table) for k in range(len(_HEADINGS))]
-    lines = [
-        "  ".join([line[0].ljust(widths[0]), *(line[k].rjust(widths[k]) for k in range(1, len(widths)))])
-        for line in table
-    ]
+    if columns is not None:
+        rest = sum(widths[1:]) + 2 * len(widths[1:])
+        longest = max(len(word) for line in table for word in line[0].split())
+        widths[0] = min(widths[0], max(columns - rest, longest + 1))
+    lines = []
+    for line in table:
+        label, *more = fill(line[0], widths[0], " ").splitlines()
+        figures = [line[k].rjust(widths[k]) for k in range(1, len(widths))]
+        lines += ["  ".join([label.ljust(widths[0]), *figures]), *more]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def print_table(title: str, rows: Sequence[Row]) -> None:
-    """Print the rows of one profile, drawn by rich where that and a terminal are there."""
-    if sys.stdout.isatty() and importlib.util.find_spec("rich") is not None:
+    """Print the rows of one profile, drawn by rich where that and a terminal with room for it are there."""
+    columns = width_of(sys.stdout)
+    is_drawn = sys.stdout.isatty() and importlib.util.find_spec("rich") is not None
+    if is_drawn and columns is not None and columns >= _DRAWN_COLUMNS:
         from rich.console import Console
         from rich.table import Table
 
         table = Table(title=title, title_justify="left", caption=_RULES, caption_justify="left")
         for k, heading in enumerate(_HEADINGS):
-            table.add_column(heading, justify="right" if k else "left", no_wrap=k > 0)
+            table.add_column(heading, justify="right" if k else "left", no_wrap=True)
         for row in rows:
             table.add_row(*cells(row))
-        Console(highlight=False).print(table, markup=False)
+        Console(highlight=False, width=columns).print(table, markup=False)
     else:
-        print(f"\n{title}\n{text_table(rows)}\n{_RULES}")
+        print(f"\n{fill(title, columns)}\n{text_table(rows, columns)}\n{fill(_RULES, columns)}")
 
 
 def write_json(path: Path, content: dict[str, object]) -> None:

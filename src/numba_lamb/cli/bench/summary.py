@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from numba_lamb.cli.bench.competitors import ADAMW, COMPETITORS, SWEEP, Competitor
 from numba_lamb.cli.bench.rounds import Measurement, Round
 
-__all__ = ["Row", "Spread", "spread", "summarize"]
+__all__ = ["Row", "Spread", "spread", "summarize", "title_of"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,36 @@ class Row:
             "floor_high": floor and floor.high,
         }
 
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Row":
+        """Return the row of which `as_json` said this."""
+        label, version = found["label"], found["version"]
+
+        def spread_of(median: str, low: str, high: str) -> Spread | None:
+            return None if found[median] is None else Spread(found[median], found[low], found[high])
+
+        ms = spread_of("median_ms", "low_ms", "high_ms")
+        assert ms is not None
+        return cls(
+            profile=found["profile"],
+            name=found["name"],
+            label=label,
+            version=version,
+            title=title_of(found["name"], label, version),
+            rounds=found["rounds"],
+            ms=ms,
+            bytes_per_param=found["bytes_per_param"],
+            ratio_to_fused_adamw=spread_of("ratio_to_fused_adamw", "ratio_low", "ratio_high"),
+            floor_fraction=spread_of("floor_fraction", "floor_low", "floor_high"),
+        )
+
+
+def title_of(name: str, label: str, version: str, competitors: Mapping[str, Competitor] = COMPETITORS) -> str:
+    """Return what the table calls a competitor: with its version where that is another package's."""
+    one = competitors.get(name)
+    # Only that says something which the heading does not.
+    return f"{label} {version}" if version and one is not None and not one.ours and one.needs else label
+
 
 def spread(values: Sequence[float]) -> Spread:
     """Return the median and the quartiles of at least one value."""
@@ -88,8 +119,7 @@ def summarize(
                 name=name,
                 label=one.label,
                 version=version,
-                # Only another package's version says something that the heading does not.
-                title=f"{one.label} {version}" if version and not one.ours and one.needs else one.label,
+                title=title_of(name, one.label, version, competitors),
                 rounds=len(seconds),
                 ms=spread([1e3 * value for value in seconds]),
                 bytes_per_param=one.bytes_per_param,
