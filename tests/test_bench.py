@@ -349,7 +349,7 @@ def test_the_chart_needs_matplotlib(
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert run_bench("--chart", "b.png", competitors=CORE) == 2
-    assert 'pip install "numba-lamb[demo]"' in capsys.readouterr().err
+    assert "pip install -e '.[demo]'" in capsys.readouterr().err
 
 
 def test_a_chart_replaces_the_file_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -341,7 +341,7 @@ def test_numbas_own_cuda_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     from numba import cuda as numba_cuda
 
     monkeypatch.setattr(numba_cuda, "implementation", "Built-in")
-    with pytest.raises(ImportError, match=r"need numba-cuda: pip install 'numba-lamb\[cuda13\]'"):
+    with pytest.raises(ImportError, match=r"need numba-cuda: python -m pip install -e '\.\[cuda13\]'"):
         cuda_build.ptx(cuda.lamb_advance, np.dtype("float32"), (9, 0))
 
 
@@ -350,7 +350,7 @@ def test_without_nvjitlink_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.delattr(cuda.bindings, "nvjitlink", raising=False)
     monkeypatch.setitem(sys.modules, "cuda.bindings.nvjitlink", None)
-    with pytest.raises(ImportError, match=r"need nvJitLink \(.*\): pip install 'numba-lamb\[cuda13\]'"):
+    with pytest.raises(ImportError, match=r"need nvJitLink \(.*\): python -m pip install -e '\.\[cuda13\]'"):
         cuda_build.link("", (9, 0))
 
 

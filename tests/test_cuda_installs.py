@@ -98,7 +98,7 @@ def test_a_gpu_newer_than_nvjitlink_is_told() -> None:
 
 def test_a_gpu_older_than_the_release_is_told() -> None:
     with pytest.raises(
-        RuntimeError, match=r"capability 3\.0 is not supported.*pip install 'numba-lamb\[cuda12\]'"
+        RuntimeError, match=r"capability 3\.0 is not supported.*pip install -e '\.\[cuda12\]'"
     ):
         cuda_build.ptx(KERNEL, FLOAT, (3, 0))
 
@@ -121,7 +121,11 @@ def test_what_numba_cuda_fails_for_names_the_package(monkeypatch: pytest.MonkeyP
 
     cases: list[tuple[Any, type[Exception], str]] = [
         (lacking_a_name, RuntimeError, r"NumPy must have no_such_name for numba-cuda .*'numpy<\d\.\d+'$"),
-        (without_nvrtc, ImportError, r"need NVVM and NVRTC \(libnvrtc\): pip install 'numba-lamb\[cuda13\]'"),
+        (
+            without_nvrtc,
+            ImportError,
+            r"need NVVM and NVRTC \(libnvrtc\): python -m pip install -e '\.\[cuda13\]'",
+        ),
         (
             for_an_unknown_gpu,
             RuntimeError,

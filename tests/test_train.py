@@ -335,7 +335,8 @@ def test_missing_packages_are_one_line_that_says_what_to_install(monkeypatch, ca
     monkeypatch.setitem(sys.modules, "rich", None)
     assert main(["train"]) == 2
     assert capsys.readouterr().err == (
-        'numba-lamb train: needs rich, matplotlib: pip install "numba-lamb[demo]"\n'
+        "numba-lamb train: needs rich, matplotlib: python -m pip install -e '.[demo]' in a checkout, or "
+        "'WHEEL[demo]' with a wheel's file name\n"
     )
 
 

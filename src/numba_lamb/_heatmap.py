@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb._install import how_to_install
 from numba_lamb._replace import replacing
 
 _GREY = "#555555"
@@ -66,9 +67,7 @@ def heatmap_file(
 ) -> None:
     """Draw into a picture, which is there whole or not at all; its format is by its suffix."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise ModuleNotFoundError(
-            'plot() needs matplotlib: pip install "numba-lamb[demo]"', name="matplotlib"
-        )
+        raise ModuleNotFoundError(f"plot() needs matplotlib: {how_to_install('demo')}", name="matplotlib")
     from matplotlib import style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

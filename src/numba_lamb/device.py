@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb._install import how_to_install
 from numba_lamb.kernels.book import THREADS
 
 LEGACY_STREAM = 0
@@ -33,8 +34,8 @@ def driver() -> Any:
         from cuda.bindings import driver as functions
     except ImportError as error:
         raise ImportError(
-            "arrays on a GPU need the extra that fits its driver: pip install 'numba-lamb[cuda13]' "
-            "(driver 580 or newer) or 'numba-lamb[cuda12]'"
+            f"arrays on a GPU need the extra that fits its driver: {how_to_install('cuda13')} (driver 580 or "
+            "newer; cuda12 in its place serves older ones)"
         ) from error
     return functions
 

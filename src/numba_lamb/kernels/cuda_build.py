@@ -14,6 +14,7 @@ import numpy as np
 
 from numba_lamb import _private
 from numba_lamb._compile import cache_state
+from numba_lamb._install import how_to_install
 from numba_lamb.kernels.book import THREADS
 from numba_lamb.kernels.cuda_link import link
 from numba_lamb.kernels.cuda_numpy import names_supplied
@@ -79,9 +80,7 @@ def _explained(error: Exception, capability: tuple[int, int]) -> Exception | Non
     if isinstance(error, DynamicLibNotFoundError | NvvmSupportError):
         return ImportError(f"arrays on a GPU need NVVM and NVRTC ({error}): {INSTALL}")
     if isinstance(error, CCSupportError):
-        return RuntimeError(
-            f"{error}; CUDA 12 supports older GPUs than CUDA 13: pip install 'numba-lamb[cuda12]'"
-        )
+        return RuntimeError(f"{error}; CUDA 12 supports older GPUs than CUDA 13: {how_to_install('cuda12')}")
     if isinstance(error, nvvm.nvvmError) and error.status == nvvm.Result.ERROR_INVALID_OPTION:
         return RuntimeError(
             f"NVVM must know compute capability {capability[0]}.{capability[1]}, got {named(nvvm_package())} "

@@ -2,7 +2,9 @@
 
 import importlib.metadata
 
-INSTALL = "pip install 'numba-lamb[cuda13]' (driver 580 or newer) or 'numba-lamb[cuda12]'"
+from numba_lamb._install import how_to_install
+
+INSTALL = f"{how_to_install('cuda13')} (driver 580 or newer; cuda12 in its place serves older ones)"
 
 PACKAGES = (
     "numba-cuda",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints, overload
 import numpy as np
 import numpy.typing as npt
 
+from numba_lamb._install import how_to_install
+
 from ._checks import Piece, integer
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ class LearningRateSchedule(ABC):
             try:
                 from matplotlib import pyplot
             except ImportError as error:
-                raise ImportError('plot needs Matplotlib: pip install "numba-lamb[demo]"') from error
+                raise ImportError(f"plot needs Matplotlib: {how_to_install('demo')}") from error
             ax = pyplot.figure().add_subplot()
         ax.plot(steps, rates, label=type(self).__name__)
         ax.set_xlabel("step")

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from numba_lamb._install import how_to_install
 from numba_lamb.cli.bench import figure, report
 from numba_lamb.cli.bench.competitors import COMPETITORS, Competitor, absent, present
 from numba_lamb.cli.bench.machine import available_memory, cpu_model, describe_machine, usable_cpus, versions
@@ -180,7 +181,7 @@ def _unfit_files(*paths: Path | None) -> str | None:
     if chart.suffix.lower() not in figure.SUFFIXES:
         return f"--chart must end in {' or '.join(figure.SUFFIXES)}, not {str(chart)!r}"
     if importlib.util.find_spec("matplotlib") is None:
-        return '--chart needs matplotlib: pip install "numba-lamb[demo]"'
+        return f"--chart needs matplotlib: {how_to_install('demo')}"
     return None
 
 

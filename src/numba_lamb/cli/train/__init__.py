@@ -13,6 +13,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from numba_lamb._install import how_to_install
 from numba_lamb.cli.output import fail
 
 __all__ = ["add_parser", "run"]
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run ``numba-lamb train`` and return the exit code."""
     missing = [name for name in _DEMO_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        return _fail(f'needs {", ".join(missing)}: pip install "numba-lamb[demo]"')
+        return _fail(f"needs {', '.join(missing)}: {how_to_install('demo')}")
     from numba_lamb.cli.train.plan import Settings
     from numba_lamb.cli.train.session import SessionError, hold_session
 
