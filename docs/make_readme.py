@@ -40,7 +40,8 @@ def train_table(results: dict[str, Any]) -> str:
 
 
 def bench_table(results: dict[str, Any]) -> str:
-    """Return each competitor's time over that of fused AdamW, profile by profile, and where it was measured."""
+    """Return each competitor's time over that of fused AdamW, by profile and machine, and where it was measured."""
+    machines = [results, *(json.loads(path.read_text()) for path in sorted(RESULTS.glob("bench.*.json")))]
     rows = results["rows"]
     profiles = list(dict.fromkeys(row["profile"] for row in rows))
     fullest = max(profiles, key=lambda profile: sum(row["profile"] == profile for row in rows))
@@ -50,23 +51,34 @@ def bench_table(results: dict[str, Any]) -> str:
         "| --- | ---: |" + " ---: |" * len(profiles),
     ]
     for name, label in labels.items():
-        cells = {row["profile"]: row for row in rows if row["name"] == name}
-        shown = [f"{cells[p]['ratio_to_fused_adamw']:.2f}" if p in cells else "" for p in profiles]
-        one = next(iter(cells.values()))
+        shown = [" / ".join(_ratios(machines, name, profile)) for profile in profiles]
+        one = next(row for row in rows if row["name"] == name)
         ours = one["version"] == results["versions"]["numba-lamb"]
         named = label if ours or name in ("copy", "sweep") else f"{label} {one['version']}"
         lines.append(f"| {named} | {one['bytes_per_param']} | {' | '.join(shown)} |")
+    note = (
+        "Time of a step over that of PyTorch's fused AdamW, median of the ratios within the rounds; "
+        '"propagate" and "raise" are values of `nonfinite`. '
+    )
+    return "\n".join([*lines, "", note + " / ".join(map(_measured_on, machines)) + "."])
+
+
+def _ratios(machines: list[dict[str, Any]], name: str, profile: str) -> list[str]:
+    found = [
+        row["ratio_to_fused_adamw"]
+        for results in machines
+        for row in results["rows"]
+        if (row["name"], row["profile"]) == (name, profile)
+    ]
+    return [f"{ratio:.2f}" for ratio in found]
+
+
+def _measured_on(results: dict[str, Any]) -> str:
     machine, versions = results["machine"], results["versions"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Time of a step over that of PyTorch's fused AdamW, median of the ratios within {results['rounds']} "
-            f'rounds; "propagate" and "raise" are values of `nonfinite`. '
-            f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {results['threads']} threads, "
-            f"{machine['system']}; Python {versions['python']}, Numba {versions['numba']}, NumPy "
-            f"{versions['numpy']}; {results['date'][:10]}.",
-        ]
+    return (
+        f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {results['threads']} threads, {results['rounds']} "
+        f"rounds, {machine['system']}, Python {versions['python']}, Numba {versions['numba']}, NumPy "
+        f"{versions['numpy']}, {results['date'][:10]}"
     )
 
 
