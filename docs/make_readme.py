@@ -40,7 +40,7 @@ def train_table(results: dict[str, Any]) -> str:
 
 
 def bench_table(results: dict[str, Any]) -> str:
-    """Return each competitor's time over that of fused AdamW, by profile and machine, and where it was measured."""
+    """Return each competitor's time over that of fused AdamW, by profile and machine, and how it was measured."""
     machines = [results, *(json.loads(path.read_text()) for path in sorted(RESULTS.glob("bench.*.json")))]
     rows = results["rows"]
     profiles = list(dict.fromkeys(row["profile"] for row in rows))
