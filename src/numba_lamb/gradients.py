@@ -97,12 +97,8 @@ class GradientTable:
         )
         self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
-        self._found = np.zeros(len(layers), dtype=np.int64)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the last update had a gradient for every layer."""
-        return bool(self._found.all())
+        self.found = np.zeros(len(layers), dtype=np.int64)
+        """Where each layer's gradient was at the last update, 0 for None: an array that stays as it is."""
 
     def ordered(self, gradients: Any) -> tuple[Any, ...]:
         """Return `gradients` by layer; this runs what code of the user's own they have."""
@@ -126,7 +122,7 @@ class GradientTable:
                 )
         for column, indices in self._columns:
             column[:] = found[indices]
-        self._found = found
+        self.found = found
 
     def producers(self, gradients: Sequence[Any]) -> set[int]:
         """Return the streams on which these gradients, which were read last, say that they are ready."""
@@ -134,7 +130,7 @@ class GradientTable:
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""
-        given: list[bool] = (self._found != 0).tolist()
+        given: list[bool] = (self.found != 0).tolist()
         return given
 
     def _by_name(self, gradients: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -230,7 +230,7 @@ class Model:
             found[k] = self._address(k, gradients[k], copies)
         for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
             part.addresses[rows_of, rows.GRADIENT] = found[numbers]
-        return Step(bool(found.all()), gradients, copies)
+        return Step(bool(found.all()), gradients, copies, found)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -276,11 +276,12 @@ class Model:
 
 
 class Step(NamedTuple):
-    """The gradients of one step: whether every layer has one, the tensors, and copies to keep alive."""
+    """The gradients of one step: whether every layer has one, the tensors, copies to keep alive, addresses."""
 
     complete: bool
     gradients: Sequence[Any]
     copies: list[Tensor]
+    found: Int64
 
 
 def _without_values(member: Member) -> Parameter:
