@@ -6,7 +6,8 @@ import numpy as np
 
 import numba_lamb as nl
 from numba_lamb.cli.bench.profiles import PROFILES
-from numba_lamb.cli.bench.subjects import arrays
+
+from .step import arrays
 
 
 class Recording:
