@@ -117,13 +117,13 @@ def test_steps_that_somebody_else_writes_are_taken_up(gpu: Gpu) -> None:
     gpu.driver.progress()
     for part in pair.cpu._parts:
         part.steps[:] = [40, 7]
-        part.forget_written()
+        part.use_steps(part.steps)
         pair.owners[1].steps[part.dtype].memory[:] = [40, 7]
     pair.step(gradients_like(pair.on_cpu, random))
     pair.check()
     for mine, other in zip(pair.cpu._parts, pair.gpu_optimizer._parts, strict=True):
         mine.steps[:] = 0
-        mine.forget_written()
+        mine.use_steps(mine.steps)
         other.use_steps(0)
     pair.step(gradients_like(pair.on_cpu, random))
     Pair.check(pair)

@@ -218,6 +218,8 @@ class Tensor(GpuArray):
 
     recorded: list[int]
     layout = "strided"
+    requires_grad = False
+    device = SimpleNamespace(type="cuda")
 
     def get_device(self) -> int:
         return 0
@@ -250,6 +252,7 @@ def torch(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Any:
     module: Any = ModuleType("torch")
     module.Tensor = Tensor
     module.float32, module.float64, module.strided = np.dtype("f4"), np.dtype("f8"), Tensor.layout
+    module.nn = SimpleNamespace(Module=type("Module", (), {}), Parameter=Tensor)
     module.stream = gpu.driver.stream()
     module.cuda = SimpleNamespace(
         current_stream=lambda index: SimpleNamespace(cuda_stream=module.stream),

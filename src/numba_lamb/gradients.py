@@ -107,9 +107,8 @@ class GradientTable:
         )
         self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
-        self._given = np.zeros(len(layers), dtype=np.bool_)
-        self.complete = False
-        """Whether the last update had a gradient for every layer."""
+        self.found = np.zeros(len(layers), dtype=np.int64)
+        """Where each layer's gradient was at the last update, 0 for None: an array that stays as it is."""
 
     def ordered(self, gradients: Any) -> tuple[Any, ...]:
         """Return `gradients` by layer; this runs what code of the user's own they have."""
@@ -136,8 +135,8 @@ class GradientTable:
                 )
         for column, indices in self._columns:
             column[:] = found[indices]
-        self._given[:] = found != 0
-        self.complete = bool(self._given.all())
+        # The reader's own is overwritten by the next look.
+        self.found = found.copy()
         self._reader.keep_gradients(found)
 
     def producers(self, gradients: Sequence[Any]) -> set[int]:
@@ -146,7 +145,7 @@ class GradientTable:
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""
-        given: list[bool] = self._given.tolist()
+        given: list[bool] = (self.found != 0).tolist()
         return given
 
     def _by_name(self, gradients: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -100,9 +100,9 @@ class History:
         # Each record is compared with the one before, to tell what its step did: one more than is shown.
         self._records: deque[Record] = deque(maxlen=steps + 1)
         self._pending: deque[Record] = deque()
-        self._count = 0
+        self._count = self._step = -1
         self._built: _Built | None = None
-        self._append(0)
+        self.record()
 
     def record(self, step: int | None = None) -> None:
         """Keep what the last step did; call it after each `step`, or after each n-th one.
@@ -115,14 +115,12 @@ class History:
         step : int, optional
             The number it is shown under; by default the last record's and 1, from 1 on.
         """
-        self._append(self._records[-1].step + 1 if step is None else operator.index(step))
-        self._count += 1
-
-    def _append(self, step: int) -> None:
+        step = self._step + 1 if step is None else operator.index(step)
         with self.optimizer._lock:
             record = self._take()
-        record.step = step
+        record.step = self._step = step
         self._records.append(record)
+        self._count += 1
         self._built = None
         if record.is_pending:
             self._pending.append(record)

@@ -33,8 +33,8 @@ class Gradients(Protocol):
     """Where a step's gradients lie, kept up in the parts' addresses."""
 
     @property
-    def complete(self) -> bool:
-        """Whether the last update had a gradient for every layer."""
+    def found(self) -> NDArray[np.int64]:
+        """Where each layer's gradient was at the last update, 0 for None: an array that stays as it is."""
 
     def ordered(self, gradients: Any) -> Sequence[Any]:
         """Return `gradients` by layer, to be held while they are used; this may run code of the user's own."""

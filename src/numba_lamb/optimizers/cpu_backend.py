@@ -82,10 +82,10 @@ class CpuBackend(Backend):
 
     def record(self, optimizer: Subject) -> CpuRecord:
         """Return a copy of what the last step left."""
-        parts = self._cpu_parts(optimizer)
+        parts: Any = optimizer._parts
         if self._placement is None:
-            self._placement = Placement(parts, optimizer._slots)
-        return CpuRecord(self._placement, parts, self._counters)
+            self._placement = Placement(parts, optimizer._slots, optimizer._quantities)
+        return CpuRecord(self._placement, parts, self._counters, optimizer._gradients.found)
 
     def _cpu_parts(self, optimizer: Subject) -> list[CpuPart]:
         return [part for part in optimizer._parts if isinstance(part, CpuPart)]

@@ -19,7 +19,10 @@ class Counters:
     """
 
     def __init__(self) -> None:
-        self._counts = np.zeros(rows.COUNTS, dtype=np.int64)
+        self.values = np.zeros(rows.COUNTS, dtype=np.int64)
+        """Steps applied and skipped, as kernels count them."""
+        self.taken_norm: float | None = None
+        """The norm of the last step that was begun, None if nothing was to be clipped."""
         # Whether there is a norm, and that: of the step that is being taken, and of the last one.
         self._norm, self._shown = np.zeros((2, 2))
         self._program: Program | None = None
@@ -33,39 +36,35 @@ class Counters:
     @property
     def applied(self) -> int:
         """Steps applied."""
-        return int(self._counts[rows.APPLIED])
+        return int(self.values[rows.APPLIED])
 
     @property
     def skipped(self) -> int:
         """Steps left out."""
-        return int(self._counts[rows.SKIPPED])
+        return int(self.values[rows.SKIPPED])
 
     @property
     def grad_norm(self) -> float | None:
         """The norm of the last step's gradients, None if none were clipped."""
         return float(self._shown[1]) if self._shown[0] else None
 
-    def state(self) -> tuple[int, int, float | None]:
-        """Return all three, for those who ask often."""
-        (applied, skipped), (is_clipped, norm) = self._counts.tolist(), self._shown.tolist()
-        return applied, skipped, norm if is_clipped else None
-
     def reset(self, applied: int, skipped: int) -> None:
         """Set the counts, and forget the norm."""
-        self._counts[:] = applied, skipped
+        self.values[:] = applied, skipped
         self._shown[:] = 0
         self.started = [applied, skipped]
 
     def skip(self) -> None:
         """Count a step that is left out."""
-        self._counts[rows.SKIPPED] += 1
+        self.values[rows.SKIPPED] += 1
 
     def program(self, norm: float | None) -> Program:
         """Return what counts a step whose gradients have this norm."""
         if norm is not None or self._norm[0]:
             self._norm[:] = norm is not None, norm or 0.0
+        self.taken_norm = norm
         if self._program is None:
-            self._program = Program([Work(cpu.count_step, 0, (self._counts, self._norm, self._shown))])
+            self._program = Program([Work(cpu.count_step, 0, (self.values, self._norm, self._shown))])
         return self._program
 
 

@@ -361,7 +361,7 @@ class CudaBackend(Backend):
     def record(self, optimizer: Subject) -> CudaRecord:
         """Return copies of what the last step left, which are queued behind it and waited for when read."""
         if self._placement is None:
-            self._placement = Placement(self._parts, optimizer._slots)
+            self._placement = Placement(self._parts, optimizer._slots, optimizer._quantities)
         snapshots, control = self._copies("record()", counts=True)
         return CudaRecord(self._placement, self._parts, self._started, [*snapshots, *control])
 

@@ -6,7 +6,7 @@ from numba_lamb.kernels import book as at
 from numba_lamb.kernels import rows
 from numba_lamb.optimizers.cuda_part import CudaPart
 from numba_lamb.optimizers.cuda_tables import Snapshot
-from numba_lamb.optimizers.records import Placement, Reading, Record
+from numba_lamb.optimizers.records import Placement, Reading, Record, least_limit
 
 
 class CudaRecord(Record):
@@ -22,6 +22,8 @@ class CudaRecord(Record):
         What each part wrote, then what the clip did, and last the counts.
     """
 
+    __slots__ = ("_adapts", "_given", "_parts", "_read", "_snapshots")
+
     def __init__(
         self,
         placement: Placement,
@@ -29,13 +31,17 @@ class CudaRecord(Record):
         started: list[int],
         snapshots: Sequence[Snapshot],
     ) -> None:
-        super().__init__(placement, started, min(part.least_limit for part in parts))
-        self.is_pending = True
+        self.placement, self.started, self.limit = placement, started, least_limit(parts)
         self._parts, self._snapshots = parts, snapshots
         # The host's own tables, as they are for the step that was queued last.
         self._given = [part.addresses[:, rows.GRADIENT] != 0 for part in parts]
         self._adapts = [part.scalars[:, rows.ADAPT] != 0 for part in parts]
-        self._found: Reading | None = None
+        self._read: Reading | None = None
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the values are still to come."""
+        return self._read is None
 
     def is_ready(self) -> bool:
         """Return whether the copies are over."""
@@ -43,12 +49,12 @@ class CudaRecord(Record):
 
     def read(self) -> Reading:
         """Return the values, after waiting for the copies."""
-        if self._found is None:
+        if self._read is None:
             assert self.placement is not None
             ordered = self.placement.ordered
             *of_parts, clip, control = [snapshot.read() for snapshot in self._snapshots]
             norms = [part.written_in(memory)[0] for part, memory in zip(self._parts, of_parts, strict=True)]
-            self._found = Reading(
+            self._read = Reading(
                 int(control[at.APPLIED]),
                 int(control[at.SKIPPED]),
                 float(clip[at.CLIP_NORM]) if clip[at.CLIPPED] else None,
@@ -56,7 +62,6 @@ class CudaRecord(Record):
                 ordered(self._given),
                 ordered(self._adapts),
             )
-            self.is_pending = False
             # The rest would keep the optimizer's memory.
             self._parts, self._snapshots, self._given, self._adapts = (), (), [], []
-        return self._found
+        return self._read

@@ -17,11 +17,17 @@ from numba_lamb.optimizers.parts import Part
 class Placement:
     """The layers that an optimizer has tables for, and where in all parts' tables together each one's row is."""
 
-    def __init__(self, parts: Sequence[Part], slots: Sequence[tuple[Part, int]]) -> None:
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        slots: Sequence[tuple[Part, int]],
+        quantities: Sequence[tuple[str, int, bool]],
+    ) -> None:
+        self.tells_adapted = any(adapted_only for _, _, adapted_only in quantities)
+        """Whether there are quantities that only layers have which adapt."""
         first = dict(
             zip(map(id, parts), np.cumsum([0, *(len(part.layers) for part in parts)]).tolist(), strict=False)
         )
-        self.dtypes = [part.dtype for part in parts]
         self.names = [part.layers[row].name for part, row in slots]
         self._rows = np.array([first[id(part)] + row for part, row in slots], dtype=np.intp)
 
@@ -46,26 +52,29 @@ class Reading(NamedTuple):
 class Record(ABC):
     """One step's tables.
 
-    Parameters
+    Attributes
     ----------
     placement : Placement or None
         Whose tables they are; None where there are none yet.
     started : list of int
-        The numbers of steps applied and skipped that counting began with; the same object as long as nobody
-        sets them.
+        The numbers of steps applied and skipped that counting began with: the same object until they are set.
     limit : float
         What gradients were clipped to, the least of all groups; infinite for no limit.
+    step : int
+        The number that the record is shown under.
     """
 
-    is_pending = False
-    """Whether the values are still to come from a device."""
+    __slots__ = ("limit", "placement", "started", "step")
 
-    def __init__(self, placement: Placement | None, started: list[int], limit: float) -> None:
-        self.placement = placement
-        self.started = started
-        self.limit = limit
-        self.step = 0
-        """The number that it is shown under."""
+    placement: Placement | None
+    started: list[int]
+    limit: float
+    step: int
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the values are still to come from a device."""
+        return False
 
     @abstractmethod
     def read(self) -> Reading:
@@ -79,8 +88,10 @@ class Record(ABC):
 class EmptyRecord(Record):
     """What an optimizer leaves that has not taken a step, and has no tables."""
 
+    __slots__ = ()
+
     def __init__(self) -> None:
-        super().__init__(None, [0, 0], math.inf)
+        self.placement, self.started, self.limit = None, [0, 0], math.inf
 
     def read(self) -> Reading:
         """Return no rows."""
@@ -89,29 +100,54 @@ class EmptyRecord(Record):
 
 
 class CpuRecord(Record):
-    """Copies of tables in the CPU's memory."""
+    """Copies of tables in the CPU's memory, made in as few steps as can be.
 
-    def __init__(self, placement: Placement, parts: Sequence[CpuPart], counters: Counters) -> None:
-        super().__init__(placement, counters.started, min([part.least_limit for part in parts]))
-        self._counts = counters.state()
-        # Bytes, which are copied in half the time of an array.
-        self._tables = [
-            (
-                part.norms.tobytes(),
-                part.addresses[:, rows.GRADIENT].tobytes(),
-                part.scalars[:, rows.ADAPT].tobytes(),
-            )
-            for part in parts
-        ]
+    Parameters
+    ----------
+    placement, parts, counters
+        Whose tables they are, the parts themselves, and what counts their steps.
+    found : int64 array
+        Where each layer's gradient was, in the placement's order, 0 for none; not copied.
+    """
+
+    __slots__ = ("_adapts", "_counts", "_found", "_grad_norm", "_norms")
+
+    # A step leaves the caches cold: each object that is touched here, and each call, costs a microsecond then.
+    def __init__(
+        self, placement: Placement, parts: Sequence[CpuPart], counters: Counters, found: NDArray[np.int64]
+    ) -> None:
+        self.placement = placement
+        self.started = counters.started
+        self._grad_norm = counters.taken_norm
+        self._found = found
+        # Bytes are copied in half the time of an array.
+        self._counts = counters.values.tobytes()
+        if len(parts) == 1:
+            # As nearly always: a comprehension is a call of its own.
+            self._norms = [parts[0].norms.tobytes()]
+        else:
+            self._norms = [part.norms.tobytes() for part in parts]
+        self.limit = math.inf if self._grad_norm is None else least_limit(parts)
+        self._adapts = None
+        if placement.tells_adapted:
+            self._adapts = [part.scalars[:, rows.ADAPT] != 0 for part in parts]
 
     def read(self) -> Reading:
         """Return the values."""
         assert self.placement is not None
-        norms, given, adapts = [], [], []
-        for dtype, (of_norms, of_addresses, of_scalars) in zip(
-            self.placement.dtypes, self._tables, strict=True
-        ):
-            norms.append(np.frombuffer(of_norms).reshape(-1, rows.NORMS))
-            given.append(np.frombuffer(of_addresses, dtype=np.int64) != 0)
-            adapts.append(np.frombuffer(of_scalars, dtype=dtype) != 0)
-        return Reading(*self._counts, *map(self.placement.ordered, (norms, given, adapts)))
+        ordered = self.placement.ordered
+        applied, skipped = np.frombuffer(self._counts, dtype=np.int64).tolist()
+        norms = ordered([np.frombuffer(memory).reshape(-1, rows.NORMS) for memory in self._norms])
+        given = _fitted(self._found, len(norms)) != 0
+        adapts = np.ones(len(norms), dtype=np.bool_) if self._adapts is None else ordered(self._adapts)
+        return Reading(applied, skipped, self._grad_norm, norms, given, adapts)
+
+
+def least_limit(parts: Sequence[Part]) -> float:
+    """Return the least norm that any layer's gradients are clipped to, infinite if none are."""
+    return min(part.least_limit for part in parts)
+
+
+def _fitted(found: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    # Where layers were added, the last step's gradients are those of older ones.
+    return np.concatenate([found, np.zeros(max(0, count - len(found)), dtype=np.int64)])

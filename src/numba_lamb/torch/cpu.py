@@ -32,12 +32,13 @@ class CpuEngine:
         self._loss_scale = 1.0
         self._counters = cpu_step.Counters()
         self._norm: float | None = None
+        self._found = np.zeros(0, dtype=np.int64)
 
     def place(self, model: Model, groups: int, quantities: Sequence[tuple[str, int, bool]]) -> None:
         """Get ready for a model that is new."""
         self._slots, self._quantities = model.slots, quantities
         self._parts = [part for part in model.parts if isinstance(part, CpuPart)]
-        self._placement = Placement(self._parts, self._slots)
+        self._placement = Placement(self._parts, self._slots, quantities)
         counts = model.steps.numpy()
         first = 0
         for part in self._parts:
@@ -82,6 +83,7 @@ class CpuEngine:
         if found_inf is not None and number(found_inf):
             self._counters.skip()
             return False
+        self._found = step.found
         common = [part.common_step() for part in self._parts]
         self._write_scale(1.0 if loss_scale is None else float(number(loss_scale)))
         self._write_rates(rates, decays)
@@ -123,4 +125,4 @@ class CpuEngine:
 
     def record(self) -> CpuRecord:
         """Return a copy of what the last step left."""
-        return CpuRecord(self._placement, self._parts, self._counters)
+        return CpuRecord(self._placement, self._parts, self._counters, self._found)

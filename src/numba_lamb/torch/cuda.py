@@ -49,11 +49,11 @@ class _Groups:
 class _Gradients:
     """The gradients of the step that is being taken, whose addresses the model has written."""
 
-    complete = False
+    found = np.zeros(0, dtype=np.int64)
 
     def ordered(self, gradients: Step) -> Sequence[Any]:
         """Return them by layer."""
-        self.complete = gradients.complete
+        self.found = gradients.found
         return gradients.gradients
 
     def update(self, gradients: Sequence[Any]) -> None:

@@ -105,7 +105,7 @@ class Model:
         self._places = [member.place for member in members] if self._idle else None
         self._weights = Places(self._own)
         self._gradients = TensorReader(torch, [*map(form_of, self._dense)], fields_of(torch))
-        self._complete = False
+        self._found = np.zeros(len(members), dtype=np.int64)
         self._targets = {k: self._own[k].detach() for k in self._loose}
         self._state = state
         self._entries = [*state.values()]
@@ -233,9 +233,10 @@ class Model:
                 found[k] = self._address(k, gradients[k], copies)
             for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
                 part.addresses[rows_of, rows.GRADIENT] = found[numbers]
-            self._complete = bool(found.all())
             self._gradients.keep(found)
-        return Step(self._complete, gradients, copies)
+            # The reader's own is overwritten by the next look.
+            self._found = found.copy()
+        return Step(bool(self._found.all()), gradients, copies, self._found)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -281,11 +282,12 @@ class Model:
 
 
 class Step(NamedTuple):
-    """The gradients of one step: whether every layer has one, the tensors, and copies to keep alive."""
+    """The gradients of one step: whether every layer has one, the tensors, copies to keep alive, addresses."""
 
     complete: bool
     gradients: Sequence[Any]
     copies: list[Tensor]
+    found: Int64
 
 
 def _without_values(member: Member) -> Parameter:
