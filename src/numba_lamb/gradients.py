@@ -44,8 +44,6 @@ class WeightTable:
 
     Parameters
     ----------
-    layers : sequence of Layer
-        The layers in the order of parameters.
     memory : MemoryMap
         Where the parameters lie now.
     columns : sequence of (int64 array, list of int)
@@ -56,12 +54,11 @@ class WeightTable:
 
     def __init__(
         self,
-        layers: Sequence[Layer],
         memory: MemoryMap,
         columns: Sequence[tuple[Int64, Sequence[int]]],
         reader: Reader,
     ) -> None:
-        self._layers, self._columns, self._reader = layers, _as_arrays(columns), reader
+        self._columns, self._reader = _as_arrays(columns), reader
         self.memory = memory
         """Where the parameters lay when that was asked last."""
         self.update()

@@ -133,7 +133,7 @@ class Optimizer(OptionNames, Described, ABC):
         columns = [
             [(part.addresses[:, k], part.indices) for part in parts] for k in (rows.WEIGHTS, rows.GRADIENT)
         ]
-        weights = WeightTable(layout.layers, memory, columns[0], reader)
+        weights = WeightTable(memory, columns[0], reader)
         self._gradients = GradientTable(layout.layers, columns[1], reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
