@@ -1,8 +1,10 @@
 """Interrupts at chosen places: a KeyboardInterrupt where Python itself would raise one for a signal."""
 
 import dis
+import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -44,14 +46,27 @@ class Interrupter:
         return self
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector off: an interrupt in a callback of it (JAX has one) reaches nobody."""
+    before = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if before:
+            gc.enable()
+
+
 def interrupted(call: Callable[[], Any], number: int, inside: str = "") -> bool:
     """Make a call, interrupted at its `number`-th place; return whether it has so many."""
     before = sys.gettrace()
-    sys.settrace(Interrupter(number, inside))
-    try:
-        call()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
+    with uncollected():
+        sys.settrace(Interrupter(number, inside))
+        try:
+            call()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
     return False

@@ -11,7 +11,7 @@ import pytest
 
 import numba_lamb as nl
 from helpers import frozen
-from interrupts import interrupted
+from interrupts import interrupted, uncollected
 
 # Of several sizes and both dtypes, and rows that are centralized.
 SHAPES = {
@@ -151,24 +151,25 @@ def test_a_step_is_whole_under_signals(api: str, kind: str) -> None:
     chance = random.Random(5)
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
     try:
-        came = 0
-        for _ in range(50 * count):
-            number = run.taken
-            try:
-                signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 1e-3))
+        with uncollected():
+            came = 0
+            for _ in range(50 * count):
+                number = run.taken
                 try:
-                    for following in range(number, STEPS):
-                        run.step(following)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
-            except KeyboardInterrupt:
-                came += 1
-            assert run.seen() == expected[run.taken]
-            if run.taken > STEPS // 2:
-                run = RUNS[api](kind)
-                run.step(0)
-            if came >= count:
-                break
-        assert came >= count
+                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-5, 1e-3))
+                    try:
+                        for following in range(number, STEPS):
+                            run.step(following)
+                    finally:
+                        signal.setitimer(signal.ITIMER_REAL, 0)
+                except KeyboardInterrupt:
+                    came += 1
+                assert run.seen() == expected[run.taken]
+                if run.taken > STEPS // 2:
+                    run = RUNS[api](kind)
+                    run.step(0)
+                if came >= count:
+                    break
+            assert came >= count
     finally:
         signal.signal(signal.SIGALRM, before)

@@ -1,12 +1,14 @@
 """Pieces of every kind, tables that end, text that is no schedule, and plots."""
 
 import math
+import re
 import sys
 
 import numpy as np
 import pytest
 
 from numba_lamb import schedules
+from numba_lamb._install import how_to_install
 from numba_lamb.schedules import WarmUpLR, clamp, hold_last, parse, scale, sequence
 
 
@@ -147,7 +149,7 @@ def test_plot(pyplot):
 
 def test_plot_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r'pip install "numba-lamb\[demo\]"'):
+    with pytest.raises(ImportError, match=re.escape(how_to_install("demo"))):
         WarmUpLR(0.1, 5).plot()
 
 
