@@ -12,8 +12,8 @@ import numpy as np
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
 from numba_lamb import device
-from numba_lamb.kernels import cuda_build
-from numba_lamb.kernels.cuda import KERNELS
+from numba_lamb.kernels.cuda import build
+from numba_lamb.kernels.cuda.passes import KERNELS
 from ptx.compile import Cubin, sass_counts
 from ptx.resources import resources_of
 
@@ -30,7 +30,7 @@ def blocks_per_sm(registers: int) -> int:
 
 def cell(kernel: object, dtype: str, capability: tuple[int, int]) -> tuple[str, tuple[int, int]]:
     """Return registers, blocks and spills as text, and how many accesses of 16 bytes load and store."""
-    code = cuda_build.link(cuda_build.ptx(kernel, np.dtype(dtype), capability), capability)
+    code = build.link(build.ptx(kernel, np.dtype(dtype), capability), capability)
     found = resources_of(code)
     counts = sass_counts(Cubin(code, ""))
     stack = f", stack {found.stack}" if found.stack else ""

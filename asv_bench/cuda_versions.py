@@ -11,8 +11,8 @@ from importlib import metadata
 import numpy as np
 from cuda.bindings import nvjitlink
 
-from numba_lamb.kernels import cuda_build, cuda_tools
-from numba_lamb.kernels.cuda import KERNELS
+from numba_lamb.kernels.cuda import build, tools
+from numba_lamb.kernels.cuda.passes import KERNELS
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
@@ -22,7 +22,7 @@ def outcome(capability: tuple[int, int]) -> str:
     for dtype in ("float32", "float64"):
         for kernel in KERNELS.values():
             try:
-                cuda_build.link(cuda_build.ptx(kernel, np.dtype(dtype), capability), capability)
+                build.link(build.ptx(kernel, np.dtype(dtype), capability), capability)
             except (ImportError, RuntimeError) as error:
                 return f"{kernel.__name__}: {error}"
     return "all"
@@ -34,8 +34,8 @@ def main(capabilities: list[str]) -> int:
     packages = [
         platform.python_version(),
         *(metadata.version(name) for name in ("numpy", "numba", "numba-cuda")),
-        cuda_tools.version(cuda_tools.nvvm_package()),
-        ".".join(map(str, nvjitlink.version())) + f" ({cuda_tools.version(cuda_tools.nvjitlink_package())})",
+        tools.version(tools.nvvm_package()),
+        ".".join(map(str, nvjitlink.version())) + f" ({tools.version(tools.nvjitlink_package())})",
     ]
     good = [name for name, result in found.items() if result == "all"]
     print(f"| {' | '.join(packages)} | {', '.join(good) or 'none'} |")

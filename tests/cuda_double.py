@@ -13,7 +13,7 @@ import pytest
 import numba_lamb as nl
 from helpers import frozen
 from numba_lamb import device
-from numba_lamb.kernels import cuda_build
+from numba_lamb.kernels.cuda import build
 from ptx.driver import FakeDriver
 
 Arrays = Mapping[str, Any]
@@ -21,7 +21,7 @@ Arrays = Mapping[str, Any]
 
 @cache
 def kernel_ptx(kernel: Any, dtype: str, capability: tuple[int, int]) -> str:
-    return cuda_build.ptx(kernel, np.dtype(dtype), capability)
+    return build.ptx(kernel, np.dtype(dtype), capability)
 
 
 def machine_code(kernel: Any, dtype: np.dtype[Any], capability: tuple[int, int]) -> bytes:
@@ -69,7 +69,7 @@ class Gpu:
         self.driver = FakeDriver(devices)
         monkeypatch.setattr(device, "driver", lambda: self.driver)
         monkeypatch.setattr(device, "_devices", {})
-        monkeypatch.setattr(cuda_build, "machine_code", machine_code)
+        monkeypatch.setattr(build, "machine_code", machine_code)
         self._finalizers: list[Any] = []
         monkeypatch.setattr(device, "weakref", SimpleNamespace(finalize=self._finalize))
 

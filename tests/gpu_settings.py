@@ -5,61 +5,61 @@ from typing import Any
 
 import numpy as np
 
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.numerics import rules
 
 Write = Callable[[Any, np.random.Generator], None]
 
 COMMON = {
-    rows.DECAYED: [0.0, 1.0, 0.5],
-    rows.OUTSIDE: [0, 1],
-    rows.SIGN: [1, -1],
-    rows.CHECKED: [0, 1],
-    rows.LIMIT: [0.0, 0.5, 3.0, 1e6],
-    rows.EPSILON: [0.0, 1e-6, 0.1],
+    columns.DECAYED: [0.0, 1.0, 0.5],
+    columns.DECOUPLED: [0, 1],
+    columns.SIGN: [1, -1],
+    columns.CHECKED: [0, 1],
+    columns.MAX_GRAD_NORM: [0.0, 0.5, 3.0, 1e6],
+    columns.RATIO_EPS: [0.0, 1e-6, 0.1],
 }
 LAMB = {
     **COMMON,
-    rows.FIRST_DECAY: [0.0, 0.5, 0.9, 0.99],
-    rows.SECOND_DECAY: [0.7, 0.98, 0.999],
-    rows.CORRECTED: [0, 1],
-    rows.RATE_CORRECTION: [rules.UNCORRECTED, rules.BY_FIRST, rules.BY_BOTH],
-    rows.WEIGHT_LIMIT: [np.inf, 10.0, 0.5],
-    rows.LEAST: [0.0, 0.01, 0.9],
-    rows.MOST: [np.inf, 10.0, 0.95],
+    columns.BETA1_64: [0.0, 0.5, 0.9, 0.99],
+    columns.BETA2_64: [0.7, 0.98, 0.999],
+    columns.BIAS_CORRECTION: [0, 1],
+    columns.RATE_CORRECTION: [rules.UNCORRECTED, rules.BY_FIRST, rules.BY_BOTH],
+    columns.MAX_WEIGHT_NORM: [np.inf, 10.0, 0.5],
+    columns.MIN_RATIO: [0.0, 0.01, 0.9],
+    columns.MAX_RATIO: [np.inf, 10.0, 0.95],
 }
 LARS = {
     **COMMON,
-    rows.COEFFICIENT: [1e-3, 0.02, 1.0],
-    rows.CLIP: [0, 1],
-    rows.RATE_INSIDE: [0, 1],
-    rows.GUARD: [rules.UNGUARDED, rules.ZERO_NORM, rules.ZERO_DENOMINATOR, rules.ZERO_DECAY],
+    columns.COEFFICIENT: [1e-3, 0.02, 1.0],
+    columns.TRUST_CLIP: [0, 1],
+    columns.RATE_INSIDE: [0, 1],
+    columns.GUARD: [rules.UNGUARDED, rules.ZERO_NORM, rules.ZERO_DENOMINATOR, rules.ZERO_DECAY],
 }
 
 
 def choose(part: Any, values: dict[int, list[float]], random: np.random.Generator) -> None:
     for column, choices in values.items():
-        part.settings[:, column] = random.choice(choices, len(part.layers))
-    part.scalars[:, rows.ADAPT] = random.choice([0, 1, 1], len(part.layers))
-    part.scalars[:, rows.RESCALE] *= part.settings[:, rows.SIGN]
+        part.hyper64[:, column] = random.choice(choices, len(part.layers))
+    part.hyper[:, columns.ADAPT] = random.choice([0, 1, 1], len(part.layers))
+    part.hyper[:, columns.RESCALE] *= part.hyper64[:, columns.SIGN]
 
 
 def choose_for_lamb(part: Any, random: np.random.Generator) -> None:
     choose(part, LAMB, random)
     for beta, decay, complement in (
-        (rows.BETA1, rows.FIRST_DECAY, rows.COMPLEMENT1),
-        (rows.BETA2, rows.SECOND_DECAY, rows.COMPLEMENT2),
+        (columns.BETA1, columns.BETA1_64, columns.COMPLEMENT1),
+        (columns.BETA2, columns.BETA2_64, columns.COMPLEMENT2),
     ):
-        part.scalars[:, beta] = part.settings[:, decay]
-        part.scalars[:, complement] = 1.0 - part.settings[:, decay]
+        part.hyper[:, beta] = part.hyper64[:, decay]
+        part.hyper[:, complement] = 1.0 - part.hyper64[:, decay]
 
 
 def choose_for_lars(part: Any, random: np.random.Generator) -> None:
     choose(part, LARS, random)
-    part.scalars[:, rows.BETA1] = random.choice([0.0, 0.5, 0.9], len(part.layers))
+    part.hyper[:, columns.BETA1] = random.choice([0.0, 0.5, 0.9], len(part.layers))
     nesterov = random.choice([0, 1], len(part.layers))
-    part.scalars[:, rows.VELOCITY] = np.where(nesterov, part.scalars[:, rows.BETA1], 1)
-    part.scalars[:, rows.LOOKAHEAD] = nesterov
+    part.hyper[:, columns.VELOCITY] = np.where(nesterov, part.hyper[:, columns.BETA1], 1)
+    part.hyper[:, columns.LOOKAHEAD] = nesterov
 
 
 def with_settings(base: type, write: Callable[[Any], None]) -> Any:

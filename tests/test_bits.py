@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 import numba_lamb as nl
 from helpers import run_python
 from numba_lamb._compile import bind, cpu_function
-from numba_lamb.kernels.cpu_chunks import add_lanes
-from numba_lamb.kernels.cpu_chunks import rules as compiled_rules
-from numba_lamb.kernels.intrinsics import fma
+from numba_lamb.kernels.cpu.chunks import add_lanes
+from numba_lamb.kernels.cpu.chunks import rules as compiled_rules
+from numba_lamb.kernels.cpu.intrinsics import fma
 from numba_lamb.layout import LANES
 from numba_lamb.numerics import rules as rule_text
 

@@ -13,24 +13,24 @@ import pytest
 import numba_lamb as nl
 from helpers import run_python
 from numba_lamb import _cache
-from numba_lamb.kernels import cpu
+from numba_lamb.kernels.cpu import passes
 
 KERNELS = [
-    cpu.lamb_step,
-    cpu.lars_step,
-    cpu.check_gradients,
-    cpu.gradient_squares,
-    cpu.total_squares,
-    cpu.row_means,
+    passes.lamb_step,
+    passes.lars_step,
+    passes.check_gradients,
+    passes.gradient_squares,
+    passes.total_squares,
+    passes.row_means,
 ]
 
 STEP = """
 import numpy as np
 import numba_lamb as nl
-from numba_lamb.kernels import cpu
+from numba_lamb.kernels.cpu import passes
 w = np.ones(100_000, dtype=np.float32)
 nl.Lamb([w], 0.1, num_threads=1).step([np.ones(100_000, dtype=np.float32)])
-found = cpu.lamb_step.serial.stats
+found = passes.lamb_step.serial.stats
 print(sum(found.cache_hits.values()), sum(found.cache_misses.values()), w[0])
 """
 
@@ -67,7 +67,7 @@ def test_one_signature_per_dtype_and_a_second_step_compiles_nothing() -> None:
 def test_import_compiles_nothing() -> None:
     code = """
 import numba_lamb
-from numba_lamb.kernels import cpu
+from numba_lamb.kernels.cpu import passes
 kernels = [k for k in vars(cpu).values() if isinstance(k, numba_lamb._compile.Kernel)]
 print(len(kernels), sum(len(twin.signatures) for kernel in kernels for twin in kernel))
 """
@@ -101,7 +101,7 @@ def test_the_source_hash_sees_every_kernel_file(monkeypatch: pytest.MonkeyPatch,
     before = _cache.source_hash()
     for name in (
         "numerics/rules.py",
-        "kernels/cpu.py",
+        "kernels/passes.py",
         "kernels/rows.py",
         "kernels/intrinsics.py",
         "layout.py",
@@ -195,7 +195,7 @@ ASSEMBLY = """
 import re
 import numpy as np
 import numba_lamb as nl
-from numba_lamb.kernels import cpu_chunks
+from numba_lamb.kernels.cpu import chunks
 for make in (lambda w: nl.Lamb([w], 0.1), lambda w: nl.Lars(nl.Momentum([w], 0.1, 0.9))):
     make(np.ones(9, np.float32)).step([np.ones(9, np.float32)])
 for name in ("lamb_moments", "lamb_descend", "momentum_update", "lars_sums"):

@@ -9,8 +9,8 @@ import pytest
 
 import numba_lamb as nl
 from cuda_double import OPTIMIZERS, Gpu, GpuArray, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
-from numba_lamb.kernels import rows
-from numba_lamb.optimizers.backend import Gradients, Groups, Subject
+from numba_lamb.engine.interface import Gradients, Groups, Subject
+from numba_lamb.kernels import columns
 from test_cuda_graphs import Captured, Static
 from test_cuda_waiting import waits
 
@@ -40,7 +40,7 @@ class Owner:
         self.made: Any = type(base.__name__, (base,), {"_write_constants": write, "_state_names": ()})
 
     def lend(self, part: Any) -> None:
-        for column in (rows.FIRST, rows.SECOND):
+        for column in (columns.EXP_AVG, columns.EXP_AVG_SQ):
             for row, layer in enumerate(part.layers):
                 zeros = np.zeros(layer.shape, layer.dtype)
                 if (layer.name, column) not in self.buffers:
@@ -68,7 +68,7 @@ class OwnedPair(Pair):
         super().check(stats)
         on_cpu, on_gpu = self.owners
         assert_same(on_gpu.values(), on_cpu.values())
-        for part in self.cpu._parts:
+        for part in self.cpu._buckets:
             assert on_gpu.steps[part.dtype].get().tolist() == part.steps.tolist()
 
 
@@ -115,13 +115,13 @@ def test_steps_that_somebody_else_writes_are_taken_up(gpu: Gpu) -> None:
     pair = OwnedPair(gpu, weights_of(random), nl.Lamb)
     pair.step(gradients_like(pair.on_cpu, random))
     gpu.driver.progress()
-    for part in pair.cpu._parts:
+    for part in pair.cpu._buckets:
         part.steps[:] = [40, 7]
         part.use_steps(part.steps)
         pair.owners[1].steps[part.dtype].memory[:] = [40, 7]
     pair.step(gradients_like(pair.on_cpu, random))
     pair.check()
-    for mine, other in zip(pair.cpu._parts, pair.gpu_optimizer._parts, strict=True):
+    for mine, other in zip(pair.cpu._buckets, pair.gpu_optimizer._buckets, strict=True):
         mine.steps[:] = 0
         mine.use_steps(mine.steps)
         other.use_steps(0)
@@ -149,8 +149,8 @@ class Scaler:
         self.scale.memory[...] = scale
         self.found.memory[...] = found
         self.pair.cpu._loss_scale = self.own * float(np.float32(scale))
-        for part in self.pair.cpu._parts:
-            part.scalars[:, rows.RESCALE] = 1.0 / self.pair.cpu._loss_scale
+        for part in self.pair.cpu._buckets:
+            part.hyper[:, columns.RESCALE] = 1.0 / self.pair.cpu._loss_scale
 
     def check(self) -> None:
         """Do `Pair.check`, for which the CPU's optimizer gets its own loss scale back."""

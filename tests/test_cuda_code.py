@@ -16,7 +16,7 @@ import pytest
 from cuda_double import kernel_ptx
 from helpers import run_python
 from numba_lamb import _compile
-from numba_lamb.kernels import cuda_build
+from numba_lamb.kernels.cuda import build
 from ptx.compile import Cubin, sass_counts
 from ptx.contraction import contracted
 from ptx.parser import parse
@@ -24,24 +24,24 @@ from ptx.resources import resources_of
 
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
 
-from numba_lamb.kernels import cuda, cuda_step
+from numba_lamb.kernels.cuda import frame, passes
 
 STEP_KERNELS = [
-    cuda_step.open_step,
-    cuda_step.gradient_squares,
-    cuda_step.clip_gradients,
-    cuda_step.scale_gradients,
-    cuda_step.decay_weights,
-    cuda_step.row_means,
+    frame.open_step,
+    frame.gradient_squares,
+    frame.clip_gradients,
+    frame.scale_gradients,
+    frame.decay_weights,
+    frame.row_means,
 ]
 KERNELS = [
     *STEP_KERNELS,
-    cuda.lamb_advance,
-    cuda.lamb_ratio,
-    cuda.lamb_descend,
-    cuda.lars_sums,
-    cuda.lars_ratio,
-    cuda.lars_update,
+    passes.lamb_advance,
+    passes.lamb_ratio,
+    passes.lamb_descend,
+    passes.lars_sums,
+    passes.lars_ratio,
+    passes.lars_update,
 ]
 BY_NAME = {kernel.__name__: kernel for kernel in KERNELS}
 DTYPES = ["float32", "float64"]
@@ -93,7 +93,7 @@ def compiled_ptx() -> Iterator[Compiled]:
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         for dtype in DTYPES:
             for kernel in KERNELS:
-                future = pool.submit(cuda_build.ptx, kernel, np.dtype(dtype), (10, 0))
+                future = pool.submit(build.ptx, kernel, np.dtype(dtype), (10, 0))
                 waiting[kernel.__name__, dtype] = future
 
         def ptx_of(name: str, dtype: str, capability: tuple[int, int]) -> str:
@@ -108,7 +108,7 @@ def compiled_ptx() -> Iterator[Compiled]:
 
 @cache
 def linked(text: str, capability: tuple[int, int]) -> bytes:
-    return cuda_build.link(text, capability)
+    return build.link(text, capability)
 
 
 @every_capability
@@ -169,11 +169,11 @@ def test_a_kernel_moves_16_bytes_at_a_time(
     assert not {name for name in counts if re.match("LDL|STL|LD\\.|ST\\.|LDS|STS", name)}
 
 
-@pytest.mark.parametrize("kernel", [cuda_step.scale_gradients, cuda.lamb_descend])
+@pytest.mark.parametrize("kernel", [frame.scale_gradients, passes.lamb_descend])
 def test_for_8_and_9_the_text_differs_in_its_target_alone(kernel: Any) -> None:
     """So that compiling for one of them is enough here; names of modules are counted up."""
     one, other = (
-        re.sub(r"_ZN08NumbaEnv\w+", "", cuda_build.ptx(kernel, np.dtype("float32"), capability))
+        re.sub(r"_ZN08NumbaEnv\w+", "", build.ptx(kernel, np.dtype("float32"), capability))
         for capability in ((8, 0), (9, 0))
     )
     assert one.replace(".target sm_80", ".target sm_90") == other
@@ -183,13 +183,13 @@ def test_every_kernel_is_looked_at_here() -> None:
     """And is found by its name where `CudaPart` looks it up."""
     found = [
         value
-        for module in (cuda, cuda_step)
+        for module in (passes, frame)
         for value in vars(module).values()
         if isinstance(value, FunctionType) and value.__module__ == module.__name__
     ]
     assert found == [*KERNELS[len(STEP_KERNELS) :], *STEP_KERNELS]
     assert set(REGISTERS) == set(BY_NAME)
-    assert cuda.KERNELS == BY_NAME
+    assert passes.KERNELS == BY_NAME
     assert len(BY_NAME) == len(KERNELS)
 
 
@@ -214,15 +214,15 @@ class Compilers:
 def counted_compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compilers:
     """Have the cache in an empty folder, and compilers that take no time."""
     compilers = Compilers()
-    monkeypatch.setattr(cuda_build, "ptx", compilers.ptx)
-    monkeypatch.setattr(cuda_build, "link", compilers.link)
-    monkeypatch.setattr(cuda_build.cache_state, "folder", str(tmp_path / "cache"))
-    monkeypatch.setattr(cuda_build.cache_state, "sources", "0123456789abcdef")
+    monkeypatch.setattr(build, "ptx", compilers.ptx)
+    monkeypatch.setattr(build, "link", compilers.link)
+    monkeypatch.setattr(build.cache_state, "folder", str(tmp_path / "cache"))
+    monkeypatch.setattr(build.cache_state, "sources", "0123456789abcdef")
     return compilers
 
 
-def code(kernel: Any = cuda.lamb_advance, dtype: str = "float32", capability: Any = (9, 0)) -> bytes:
-    return cuda_build.machine_code(kernel, np.dtype(dtype), capability)
+def code(kernel: Any = passes.lamb_advance, dtype: str = "float32", capability: Any = (9, 0)) -> bytes:
+    return build.machine_code(kernel, np.dtype(dtype), capability)
 
 
 def test_machine_code_is_written_once_and_read_after_that(compilers: Compilers, tmp_path: Path) -> None:
@@ -249,15 +249,15 @@ def test_whatever_changes_the_code_changes_its_name(
     compilers: Compilers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code()
-    code(cuda.lamb_descend)
+    code(passes.lamb_descend)
     code(dtype="float64")
     code(capability=(8, 0))
     assert compilers.asked == 4
     for tool in ("numba", "numba-cuda", "llvmlite", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink"):
         with monkeypatch.context() as patch:
-            usual = cuda_build._version
+            usual = build._version
             patch.setattr(
-                cuda_build, "_version", lambda name, new=tool, usual=usual: usual(name) + (name == new) * "x"
+                build, "_version", lambda name, new=tool, usual=usual: usual(name) + (name == new) * "x"
             )
             before = compilers.asked
             code()
@@ -272,19 +272,19 @@ def test_whatever_changes_the_code_changes_its_name(
 def test_code_of_older_sources_is_thrown_away(
     compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for kernel in (cuda.lamb_advance, cuda.lars_update):
+    for kernel in (passes.lamb_advance, passes.lars_update):
         for dtype in DTYPES:
             code(kernel, dtype)
-    monkeypatch.setattr(cuda_build.cache_state, "sources", "fedcba9876543210")
+    monkeypatch.setattr(build.cache_state, "sources", "fedcba9876543210")
     code(capability=(8, 0))
     code(capability=(10, 0))
     names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "cache").iterdir())
     assert names == [
-        "cuda.lamb_advance-float32.fedcba98",
-        "cuda.lamb_advance-float32.fedcba98",
-        "cuda.lamb_advance-float64.01234567",
-        "cuda.lars_update-float32.01234567",
-        "cuda.lars_update-float64.01234567",
+        "passes.lamb_advance-float32.fedcba98",
+        "passes.lamb_advance-float32.fedcba98",
+        "passes.lamb_advance-float64.01234567",
+        "passes.lars_update-float32.01234567",
+        "passes.lars_update-float64.01234567",
     ]
 
 
@@ -318,7 +318,7 @@ def test_a_folder_that_cannot_be_written_costs_a_compilation(
     compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").touch()
-    monkeypatch.setattr(cuda_build.cache_state, "folder", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(build.cache_state, "folder", str(tmp_path / "file" / "cache"))
     assert code() == code() == b"code of lamb_advance float32 (9, 0)"
     assert compilers.asked == 2
 
@@ -327,7 +327,7 @@ def test_the_cache_can_be_turned_off(
     compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("NUMBA_LAMB_CACHE", "0")
-    monkeypatch.setattr(cuda_build, "cache_state", _compile._CacheState())
+    monkeypatch.setattr(build, "cache_state", _compile._CacheState())
     code()
     code()
     assert compilers.asked == 2
@@ -342,25 +342,25 @@ def test_numbas_own_cuda_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(numba_cuda, "implementation", "Built-in")
     with pytest.raises(ImportError, match=r"need numba-cuda: python -m pip install -e '\.\[cuda13\]'"):
-        cuda_build.ptx(cuda.lamb_advance, np.dtype("float32"), (9, 0))
+        build.ptx(passes.lamb_advance, np.dtype("float32"), (9, 0))
 
 
 def test_without_nvjitlink_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    import cuda.bindings
+    import passes.bindings
 
-    monkeypatch.delattr(cuda.bindings, "nvjitlink", raising=False)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.nvjitlink", None)
+    monkeypatch.delattr(passes.bindings, "nvjitlink", raising=False)
+    monkeypatch.setitem(sys.modules, "passes.bindings.nvjitlink", None)
     with pytest.raises(ImportError, match=r"need nvJitLink \(.*\): python -m pip install -e '\.\[cuda13\]'"):
-        cuda_build.link("", (9, 0))
+        build.link("", (9, 0))
 
 
 def test_what_nvjitlink_complains_of_is_told() -> None:
     text = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry kernel() { nonsense; }\n"
     with pytest.raises(RuntimeError, match=r"nvJitLink failed: (.|\n)*nonsense"):
-        cuda_build.link(text, (9, 0))
+        build.link(text, (9, 0))
 
 
 def test_importing_the_package_loads_nothing_of_cuda() -> None:
-    names = "numba.cuda", "numba_cuda", "cuda.bindings", "cuda.core", "cuda.pathfinder"
+    names = "numba.cuda", "numba_cuda", "passes.bindings", "passes.core", "passes.pathfinder"
     found = run_python(f"import sys, numba_lamb; print([name for name in {names} if name in sys.modules])")
     assert found == "[]"

@@ -9,13 +9,13 @@ import pytest
 
 from cuda_double import kernel_ptx
 from helpers import run_python
-from numba_lamb.kernels import cuda_build
+from numba_lamb.kernels.cuda import build
 
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
 
-from numba_lamb.kernels import cuda_step
+from numba_lamb.kernels.cuda import frame
 
-KERNEL = cuda_step.scale_gradients
+KERNEL = frame.scale_gradients
 FLOAT = np.dtype("float32")
 
 WITHOUT_ROW_STACK = """
@@ -41,8 +41,8 @@ if {users_first}:
         assert error.name == "row_stack"
     else:
         raise AssertionError
-from numba_lamb.kernels import cuda_build, cuda_step
-text = cuda_build.ptx(cuda_step.scale_gradients, numpy.dtype("float32"), (9, 0))
+from numba_lamb.kernels.cuda import build, frame
+text = build.ptx(frame.scale_gradients, numpy.dtype("float32"), (9, 0))
 cuda.compile(users, signature, cc=(9, 0))
 assert not hasattr(numpy, "row_stack") and "row_stack" not in written
 assert not [finder for finder in sys.meta_path if "numba_lamb" in type(finder).__module__]
@@ -70,14 +70,14 @@ def declaring(version: str) -> str:
 
 
 def test_ptx_of_a_newer_release_is_linked_as_what_nvjitlink_takes() -> None:
-    usual = cuda_build.link(kernel_ptx(KERNEL, "float32", (9, 0)), (9, 0))
-    assert cuda_build.link(declaring("99.0"), (9, 0)) == usual
+    usual = build.link(kernel_ptx(KERNEL, "float32", (9, 0)), (9, 0))
+    assert build.link(declaring("99.0"), (9, 0)) == usual
 
 
 def test_ptx_that_needs_the_newer_release_names_both_packages() -> None:
     text = declaring("99.0").replace(".target sm_90", ".target sm_999")
     with pytest.raises(RuntimeError) as caught:
-        cuda_build.link(text, (9, 0))
+        build.link(text, (9, 0))
     message = str(caught.value)
     assert re.match(
         r"PTX must be of version [\d.]+ or older for nvJitLink [\d.]+ \(nvidia-nvjitlink", message
@@ -93,14 +93,14 @@ def test_a_gpu_newer_than_nvjitlink_is_told() -> None:
     with pytest.raises(
         RuntimeError, match=r"must know compute capability 99\.0, got nvJitLink (.|\n)*--upgrade"
     ):
-        cuda_build.link(kernel_ptx(KERNEL, "float32", (9, 0)), (99, 0))
+        build.link(kernel_ptx(KERNEL, "float32", (9, 0)), (99, 0))
 
 
 def test_a_gpu_older_than_the_release_is_told() -> None:
     with pytest.raises(
         RuntimeError, match=r"capability 3\.0 is not supported.*pip install -e '\.\[cuda12\]'"
     ):
-        cuda_build.ptx(KERNEL, FLOAT, (3, 0))
+        build.ptx(KERNEL, FLOAT, (3, 0))
 
 
 def test_what_numba_cuda_fails_for_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,4 +136,4 @@ def test_what_numba_cuda_fails_for_names_the_package(monkeypatch: pytest.MonkeyP
     for fail, kind, message in cases:
         monkeypatch.setattr("numba.cuda.compile", lambda *_, fail=fail, **__: fail())
         with pytest.raises(kind, match=message):
-            cuda_build.ptx(KERNEL, FLOAT, (9, 0))
+            build.ptx(KERNEL, FLOAT, (9, 0))

@@ -12,8 +12,8 @@ import pytest
 
 pytest.importorskip("numba_cuda")
 
-from numba_lamb.kernels.cuda import KERNELS
-from numba_lamb.kernels.cuda_numpy import names_supplied
+from numba_lamb.kernels.cuda.numpy_names import names_supplied
+from numba_lamb.kernels.cuda.passes import KERNELS
 
 WHOLE_STORE = re.compile(r'store (\[\d+ x \w+\]) %[^\n]*?, \[\d+ x \w+\]\* (%"[^"]+")')
 

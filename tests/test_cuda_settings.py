@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import numba_lamb as nl
 from cuda_double import Gpu, Pair, fresh_gpu, gpu_fixture, gradients_like  # noqa: F401
 from gpu_settings import choose_for_lamb, choose_for_lars, seeded, with_settings
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from test_cuda_bits import grouped, models
 
 MAKERS: dict[str, Any] = {
@@ -58,7 +58,7 @@ def one_by_one(column: int, values: list[float]) -> Callable[[Any], None]:
 
     def write(part: Any) -> None:
         count = len(part.layers)
-        part.settings[:, column] = np.resize(np.array(values, dtype=float), count)
+        part.hyper64[:, column] = np.resize(np.array(values, dtype=float), count)
 
     return write
 
@@ -76,7 +76,7 @@ def weights_of(random: np.random.Generator) -> dict[str, np.ndarray]:
 def test_only_layers_that_must_be_finite_are_looked_at(gpu: Gpu, nonfinite: str, limit: float | None) -> None:
     """The first layer of each dtype must be finite, the second need not; and the raised text is the CPU's."""
     random = np.random.default_rng(1)
-    made = with_settings(nl.Momentum, one_by_one(rows.CHECKED, [1, 0]))
+    made = with_settings(nl.Momentum, one_by_one(columns.CHECKED, [1, 0]))
     for name, place in SPOILED:
         pair = Pair(
             gpu,
@@ -109,8 +109,8 @@ def test_a_norm_stops_a_step_only_where_layers_beside_it_must_be_finite(
     random = np.random.default_rng(2)
 
     def write(part: Any) -> None:
-        part.settings[:, rows.LIMIT] = part.dtype == np.dtype(clips)
-        part.settings[:, rows.CHECKED] = part.dtype == np.dtype(checks)
+        part.hyper64[:, columns.MAX_GRAD_NORM] = part.dtype == np.dtype(clips)
+        part.hyper64[:, columns.CHECKED] = part.dtype == np.dtype(checks)
 
     made = with_settings(nl.Momentum, write)
     pair = Pair(gpu, weights_of(random), lambda params: made(params, 0.1, 0.9, nonfinite="skip"))
@@ -129,7 +129,7 @@ def test_weights_are_decayed_apart_only_where_a_layer_asks_for_it(gpu: Gpu, dtyp
     random = np.random.default_rng(3)
 
     def write(part: Any) -> None:
-        part.settings[0, rows.OUTSIDE] = dtype is not None and part.dtype == np.dtype(dtype)
+        part.hyper64[0, columns.DECOUPLED] = dtype is not None and part.dtype == np.dtype(dtype)
 
     made = with_settings(nl.Lamb, write)
     pair = Pair(gpu, weights_of(random), lambda params: made(params, 0.1, weight_decay=0.3, nonfinite="skip"))
@@ -147,11 +147,11 @@ def test_settings_that_change_hold_from_the_next_step(gpu: Gpu) -> None:
     pair = Pair(gpu, weights_of(random), lambda params: nl.Lamb(params, 0.1, weight_decay=0.2))
     for step in range(6):
         for optimizer in pair.both:
-            for part in optimizer._parts:
+            for part in optimizer._buckets:
                 choose_for_lamb(part, np.random.default_rng([step, part.dtype.itemsize]))
-                part.scalars[:, rows.RESCALE] = part.settings[:, rows.SIGN]
-                part.settle()
-        for part in pair.cpu._parts:
+                part.hyper[:, columns.RESCALE] = part.hyper64[:, columns.SIGN]
+                part.refresh_flags()
+        for part in pair.cpu._buckets:
             part.forget_written()
         pair.step(gradients_like(pair.on_cpu, random))
         if step % 2:

@@ -265,7 +265,7 @@ def test_a_construction_that_fails_leaves_nothing(
         def fail(*arguments: Any) -> bytes:
             raise RuntimeError("no compiler")
 
-        monkeypatch.setattr("numba_lamb.kernels.cuda_build.machine_code", fail)
+        monkeypatch.setattr("numba_lamb.kernels.cuda.build.machine_code", fail)
     with pytest.raises((TypeError, ValueError, RuntimeError, IndexError)) as failure:
         nl.Lamb([{"params": params}, second], rate, capture_steps=5)
     failure.value.__traceback__ = None

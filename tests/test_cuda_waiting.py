@@ -8,7 +8,7 @@ import pytest
 
 import numba_lamb as nl
 from cuda_double import Gpu, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
-from numba_lamb.kernels import book as at
+from numba_lamb.kernels.cuda import fields
 
 
 class Model:
@@ -29,24 +29,24 @@ class Model:
         return self.driver._bytes(int(address), 8 * count).view(np.int64)
 
     def perform(self, name: str, arguments: list[int]) -> None:
-        book = self.longs(arguments[0], at.FIELDS)
-        control = self.longs(book[at.CONTROL], at.CONTROLS)
+        args = self.longs(arguments[0], fields.FIELDS)
+        control = self.longs(args[fields.CONTROL], fields.CONTROLS)
         if name == "open_step":
-            assert book[at.MAKING] == control[at.CURRENT]
-            rate, decay = (self.value(book, control, quantity) for quantity in range(at.QUANTITIES))
+            assert args[fields.GENERATION] == control[fields.CURRENT]
+            rate, decay = (self.value(args, control, quantity) for quantity in range(fields.QUANTITIES))
             if not self.skipped(self.taken):
                 self.rates.append(rate)
                 self.decays.append(decay)
         if name.endswith(("_descend", "_update")):
-            control[at.SKIPPED if self.skipped(self.taken) else at.APPLIED] += 1
+            control[fields.SKIPPED if self.skipped(self.taken) else fields.APPLIED] += 1
             self.taken += 1
 
-    def value(self, book: np.ndarray, control: np.ndarray, quantity: int) -> float:
-        source, payload = self.longs(book[at.GROUPS] + 16 * quantity, at.SOURCE_FIELDS)
-        if source == at.NUMBER:
+    def value(self, args: np.ndarray, control: np.ndarray, quantity: int) -> float:
+        source, payload = self.longs(args[fields.GROUPS] + 16 * quantity, fields.SOURCE_FIELDS)
+        if source == fields.NUMBER:
             return float(payload.view(np.float64))
-        step = control[at.APPLIED] % book[at.TABLE_STEPS]
-        row = self.longs(book[at.RATE_TABLE] + 16 * step, at.QUANTITIES).view(np.float64)
+        step = control[fields.APPLIED] % args[fields.TABLE_STEPS]
+        row = self.longs(args[fields.RATE_TABLE] + 16 * step, fields.QUANTITIES).view(np.float64)
         return float(row[quantity])
 
 

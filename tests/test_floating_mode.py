@@ -8,7 +8,7 @@ import pytest
 from llvmlite import ir
 
 from helpers import installed, run_python
-from numba_lamb.kernels import intrinsics
+from numba_lamb.kernels.cpu import intrinsics
 
 TWO_THREADS = {"NUMBA_NUM_THREADS": "2"}
 

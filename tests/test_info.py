@@ -10,7 +10,8 @@ import pytest
 from helpers import run_python
 from numba_lamb import _compile
 from numba_lamb.cli import info
-from numba_lamb.kernels import cuda_tools, launch
+from numba_lamb.kernels.cpu import launch
+from numba_lamb.kernels.cuda import tools
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def found() -> dict[str, dict[str, Any]]:
 
 def test_every_section_says_something(found: dict[str, dict[str, Any]]) -> None:
     assert found["versions"]["numba"] == numba.__version__
-    installed = {name for name in cuda_tools.PACKAGES if cuda_tools.version(name) != "none"}
+    installed = {name for name in tools.PACKAGES if tools.version(name) != "none"}
     assert installed <= found["versions"].keys()
     assert found["threads"]["count"] == launch.thread_count(None)
     assert found["threads"]["because"]

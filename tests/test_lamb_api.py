@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import numba_lamb as nl
 from helpers import frozen, snapshot
 from numba_lamb import checkpoint
-from numba_lamb.kernels import launch
+from numba_lamb.kernels.cpu import launch
 from numba_lamb.schedules import WarmUpLR
 
 

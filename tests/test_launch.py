@@ -13,17 +13,17 @@ import pytest
 
 import numba_lamb as nl
 from helpers import installed, run_python
-from numba_lamb.kernels import cpu_count, launch, layer
+from numba_lamb.kernels.cpu import launch, threading_layer, threads
 
 LARGE = launch.PARALLEL_FROM * 4096 * 2
 
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered() -> Iterator[None]:
-    for remembered in (cpu_count.omp_num_threads, cpu_count.cpu_quota):
+    for remembered in (threads.omp_num_threads, threads.cpu_quota):
         remembered.cache_clear()
     yield
-    for remembered in (cpu_count.omp_num_threads, cpu_count.cpu_quota):
+    for remembered in (threads.omp_num_threads, threads.cpu_quota):
         remembered.cache_clear()
 
 
@@ -35,8 +35,8 @@ def test_the_count_follows_torch_then_the_affinity(monkeypatch: pytest.MonkeyPat
     assert launch.thread_count(7) == 7
     monkeypatch.delitem(sys.modules, "torch")
     monkeypatch.delenv("OMP_NUM_THREADS")
-    cpu_count.omp_num_threads.cache_clear()
-    monkeypatch.setattr(cpu_count, "cpu_quota", lambda: None)
+    threads.omp_num_threads.cache_clear()
+    monkeypatch.setattr(threads, "cpu_quota", lambda: None)
     assert launch.thread_count(None) == len(os.sched_getaffinity(0))
     monkeypatch.setattr(launch, "thread_limit", lambda: 1)
     assert launch.thread_count(None) == 1
@@ -54,8 +54,8 @@ def test_omp_num_threads_is_followed_where_it_is_a_number(
 ) -> None:
     """Of 8 CPUs, and a quota of 5 that an explicit number goes before."""
     monkeypatch.delitem(sys.modules, "torch", raising=False)
-    monkeypatch.setattr(cpu_count, "usable_cpus", lambda: 8)
-    monkeypatch.setattr(cpu_count, "cpu_quota", lambda: 5)
+    monkeypatch.setattr(threads, "usable_cpus", lambda: 8)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: 5)
     monkeypatch.setattr(launch, "thread_limit", lambda: limit)
     monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert launch.thread_count(None) == count
@@ -84,9 +84,9 @@ def test_the_quota_is_the_smallest_of_our_groups(
     for group, text in limits.items():
         (tmp_path / group).mkdir(parents=True, exist_ok=True)
         (tmp_path / group / "cpu.max").write_text(text + "\n")
-    monkeypatch.setattr(cpu_count, "_OWN_GROUP", tmp_path / "own")
-    monkeypatch.setattr(cpu_count, "_GROUPS", tmp_path)
-    assert cpu_count.cpu_quota() == quota
+    monkeypatch.setattr(threads, "_OWN_GROUP", tmp_path / "own")
+    monkeypatch.setattr(threads, "_GROUPS", tmp_path)
+    assert threads.cpu_quota() == quota
 
 
 @pytest.mark.parametrize(
@@ -172,9 +172,9 @@ def test_other_python_threads_run_during_a_step() -> None:
 
 
 def launch_kernels() -> list[object]:
-    from numba_lamb.kernels import cpu
+    from numba_lamb.kernels.cpu import passes
 
-    return [twin for kernel in (cpu.lamb_step, cpu.lars_step) for twin in kernel]
+    return [twin for kernel in (passes.lamb_step, passes.lars_step) for twin in kernel]
 
 
 def test_the_lock_is_new_after_a_fork() -> None:
@@ -266,7 +266,7 @@ if "numba_lamb" in os.environ["BEFORE"]:
 def child():
     signal.alarm(100)
     import numba_lamb as nl
-    from numba_lamb.kernels import launch
+    from numba_lamb.kernels.cpu import launch
     def trained(threads):
         w = np.ones(300_000, dtype=np.float32)
         nl.Lamb([w], 0.01, num_threads=threads).step([np.full(300_000, 0.1, dtype=np.float32)])
@@ -328,5 +328,5 @@ def test_whatever_the_system_does_not_tell_is_taken_as_possible(monkeypatch: pyt
         raise FileNotFoundError(path)
 
     monkeypatch.setattr(Path, "read_bytes", refuse)
-    assert layer._gnu_openmp_is_loaded()
-    assert not layer._was_forked()
+    assert threading_layer._gnu_openmp_is_loaded()
+    assert not threading_layer._was_forked()

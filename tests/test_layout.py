@@ -56,7 +56,7 @@ def test_records_and_repr_say_what_a_layer_is() -> None:
 
 def test_state_starts_on_64_byte_lines() -> None:
     opt = nl.Lamb([np.ones(3, np.float32), np.ones(70, np.float32)], 0.1)
-    for part in opt._parts:
+    for part in opt._buckets:
         assert (part.addresses[:, 2:] % 64 == 0).all()
 
 

@@ -16,7 +16,7 @@ class Writer:
     """Stands for TensorBoard's writer and for a run of wandb."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        self.scalars: dict[str, list[tuple[int, float]]] = {}
+        self.hyper: dict[str, list[tuple[int, float]]] = {}
         self.rows: list[dict[str, float]] = []
         made.append(self)
 
@@ -27,7 +27,7 @@ class Writer:
         pass
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars.setdefault(name, []).append((step, value))
+        self.hyper.setdefault(name, []).append((step, value))
 
     def log(self, row: dict[str, float]) -> None:
         self.rows.append(row)
@@ -65,7 +65,7 @@ def test_logging() -> None:
     names = run("logging.md")
     history, (board, second, wandb) = names["history"], made
     ratios = history.trust_ratio[:, 0].tolist()
-    assert board.scalars["trust_ratio/weight"] == list(zip(range(1, 21), ratios, strict=True))
-    assert second.scalars["trust_ratio/weight"] == [(20, ratios[-1])]
+    assert board.hyper["trust_ratio/weight"] == list(zip(range(1, 21), ratios, strict=True))
+    assert second.hyper["trust_ratio/weight"] == [(20, ratios[-1])]
     assert [row["trust_ratio/weight"] for row in wandb.rows] == ratios
     assert {path.name for path in Path().iterdir()} == {"ratios.png", "history.csv"}

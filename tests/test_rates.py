@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers import installed
-from numba_lamb.rates import Rate, RateBook
+from numba_lamb.rates import Rate, RateCache
 
 jax, torch = installed("jax"), installed("torch")
 
@@ -300,7 +300,7 @@ def test_a_masked_value_is_not_a_rate():
 
 
 def test_a_slot_keeps_its_rate_while_what_is_given_is_the_same_object():
-    book = RateBook()
+    book = RateCache()
     table = [0.5]
     rate = book.get("a", table, "rate")
     assert book.get("a", table, "rate") is rate
@@ -308,14 +308,14 @@ def test_a_slot_keeps_its_rate_while_what_is_given_is_the_same_object():
 
 
 def test_one_generator_in_two_slots_is_pulled_once_per_step():
-    book = RateBook()
+    book = RateCache()
     source = iter([0.5, 0.25])
     one, other = book.get("a", source, "rate a"), book.get("b", source, "rate b")
     assert (one(0), other(0), one(1), other(1)) == (0.5, 0.5, 0.25, 0.25)
 
 
 def test_a_refused_rate_leaves_the_slot_as_it_was():
-    book = RateBook()
+    book = RateCache()
     rate = book.get("a", 0.5, "rate")
     with pytest.raises(ValueError, match="rate"):
         book.get("a", -0.5, "rate")
@@ -324,6 +324,6 @@ def test_a_refused_rate_leaves_the_slot_as_it_was():
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), rates), max_size=20))
 def test_a_slot_has_what_was_given_last(entries):
-    book = RateBook()
+    book = RateCache()
     for slot, number in entries:
         assert book.get(slot, number, "rate")(0) == number

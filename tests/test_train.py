@@ -14,7 +14,7 @@ from rich.console import Console
 
 from numba_lamb import checkpoint
 from numba_lamb.cli import main
-from numba_lamb.cli.train import blas, data, model, plan, rows, session
+from numba_lamb.cli.train import blas, data, model, plan, session, table
 from numba_lamb.cli.train.baselines import Adam, MomentumSGD
 from numba_lamb.cli.train.display import Display
 from numba_lamb.cli.train.experiment import Experiment
@@ -396,7 +396,7 @@ def test_the_summary_says_what_the_rows_say(whole):
 def test_the_table_shows_every_row(whole):
     stream = io.StringIO()
     experiment = experiment_of(whole)
-    Console(file=stream, width=100).print(rows.rich_table(experiment, ascii_only=True))
-    for row in rows.table_rows(experiment):
+    Console(file=stream, width=100).print(table.rich_table(experiment, ascii_only=True))
+    for row in table.table_rows(experiment):
         assert f"{100 * row.mean:.1f}" in stream.getvalue()
         assert f"{row.peak_rate:.3g}" in stream.getvalue()

@@ -187,7 +187,7 @@ def test_what_is_compiled_is_told_first_and_is_float32(
         Training(run, digits.test).train_epoch()
     assert (again, compiled.found) == ([], [])
     optimizer = Lamb(model.views(model.initial(0)), 0.0)
-    assert [part.dtype for part in optimizer._parts] == [np.float32]
+    assert [part.dtype for part in optimizer._buckets] == [np.float32]
 
 
 @pytest.mark.parametrize("width", [80, 200])

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb._install import how_to_install
-from numba_lamb.kernels.book import THREADS
+from numba_lamb.kernels.cuda.fields import THREADS
 
 LEGACY_STREAM = 0
 """The default stream, with which all ordinary streams of a device are ordered."""
@@ -213,10 +213,10 @@ class Device:
 class Launch:
     """A kernel bound to its grid and its two pointers, so that starting it costs one driver call."""
 
-    def __init__(self, function: Any, warps: int, book: int, scalars: int) -> None:
+    def __init__(self, function: Any, warps: int, args: int, hyper: int) -> None:
         self._function = function
         self._blocks = max(1, -(-warps // WARPS))
-        self._values = np.array([book, scalars], dtype=np.uint64)
+        self._values = np.array([args, hyper], dtype=np.uint64)
         first = self._values.ctypes.data
         self._pointers = np.array([first, first + 8], dtype=np.uint64)
         self._arguments = self._pointers.ctypes.data

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from numba_lamb._heatmap import draw_heatmap, heatmap_file
 from numba_lamb._replace import replacing
+from numba_lamb.engine.records import Record
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import Optimizer
-from numba_lamb.optimizers.records import Record
 
 __all__ = ["History", "recorder"]
 
@@ -197,7 +197,7 @@ class History:
     def _tables(self) -> "_Built":
         if self._built is None:
             records = list(islice(self._records, max(0, len(self._records) - len(self) - 1), None))
-            self._built = _Built(records, self.layers, self.optimizer._quantities)
+            self._built = _Built(records, self.layers, self.optimizer._statistics)
         return self._built
 
     # For others to read ------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ class History:
 class _Built:
     """Arrays made of records, of which the first is only what the second is compared with."""
 
-    def __init__(self, records: list[Record], names: tuple[str, ...], quantities: Any) -> None:
+    def __init__(self, records: list[Record], names: tuple[str, ...], statistics: Any) -> None:
         count = len(records) - 1
         self.step = np.array([record.step for record in records[1:]], dtype=np.int64)
-        self.of_layers = {name: np.full((count, len(names)), np.nan) for name, _, _ in quantities}
+        self.of_layers = {name: np.full((count, len(names)), np.nan) for name, _, _ in statistics}
         self.of_steps = {name: np.full(count, np.nan) for name in _OF_STEPS}
         column_of = {name: k for k, name in enumerate(names)}
         columns: dict[int, NDArray[np.intp]] = {}
@@ -293,7 +293,7 @@ class _Built:
             key = id(record.placement)
             if key not in columns:
                 columns[key] = np.array([column_of[name] for name in record.placement.names], dtype=np.intp)
-            for quantity, column, adapted_only in quantities:
+            for quantity, column, adapted_only in statistics:
                 shown = reading.given & reading.adapts if adapted_only else reading.given
                 self.of_layers[quantity][k, columns[key]] = np.where(shown, reading.norms[:, column], np.nan)
 

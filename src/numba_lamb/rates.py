@@ -159,7 +159,7 @@ class Rate:
         return table[step]
 
 
-class RateBook:
+class RateCache:
     """The rates in use, one for each slot; slots that were given one iterator share what it gave.
 
     So a generator that two groups share is pulled once per step, and assigning a new number at every step

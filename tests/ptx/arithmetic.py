@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numba import vectorize
 
-from numba_lamb.kernels.intrinsics import fma as fma_intrinsic
+from numba_lamb.kernels.cpu.intrinsics import fma as fma_intrinsic
 from ptx.errors import LaneError
 
 DTYPES: dict[str, Any] = {

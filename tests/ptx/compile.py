@@ -17,7 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 from unittest import mock
 
-from numba_lamb.kernels.cuda_numpy import names_supplied
+from numba_lamb.kernels.cuda.numpy_names import names_supplied
 from ptx.contraction import contracted
 
 __all__ = [

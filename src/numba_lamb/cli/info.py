@@ -15,14 +15,14 @@ from llvmlite import binding
 from numba_lamb._compile import cache_state
 from numba_lamb.cli import output
 from numba_lamb.cli.bench.machine import cpu_model, usable_cpus, versions
-from numba_lamb.kernels import cuda_tools
-from numba_lamb.kernels.cpu_count import cpu_quota, omp_num_threads
-from numba_lamb.kernels.cpu_sums import AHEAD
-from numba_lamb.kernels.launch import thread_count, thread_limit
+from numba_lamb.kernels.cpu.launch import thread_count, thread_limit
+from numba_lamb.kernels.cpu.sums import AHEAD
+from numba_lamb.kernels.cpu.threads import cpu_quota, omp_num_threads
+from numba_lamb.kernels.cuda import tools
 
 __all__ = ["add_parser", "collect", "describe", "run", "simd_bits"]
 
-_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", *cuda_tools.PACKAGES)
+_PACKAGES = ("numba-lamb", "numba", "numpy", "llvmlite", *tools.PACKAGES)
 _PARTNERS = ("torch", "timm", "optax")
 """What this package works or is compared with, of which it is told too that one is not there."""
 _LAYERS = {"tbb": "tbbpool", "omp": "omppool", "workqueue": "workqueue"}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._compile import cpu_function, object_reader
-from numba_lamb.kernels.intrinsics import pointer_to
+from numba_lamb.kernels.cpu.intrinsics import pointer_to
 
 ABSENT, UNUSUAL, NOWHERE = 0, -1, 16
 """What is said in place of an address: there is no object; it must be looked at closely; it has no values."""

@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.arrays import MemoryMap
+from numba_lamb.checks import check_filter, check_limit, check_nonfinite, passes
+from numba_lamb.engine.bucket import Bucket, view_of
+from numba_lamb.engine.choose import choose_backend
 from numba_lamb.gradients import GradientTable, WeightTable
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.attributes import OptionNames
-from numba_lamb.optimizers.checks import check_filter, check_limit, check_nonfinite, passes
-from numba_lamb.optimizers.choose import choose_backend
 from numba_lamb.optimizers.description import Described
-from numba_lamb.optimizers.live import KEYS, LiveGroups, decayed_by_name
-from numba_lamb.optimizers.parts import Part, view_of
+from numba_lamb.optimizers.param_groups import KEYS, LiveGroups, decayed_by_name
 from numba_lamb.optimizers.state import check_state
 from numba_lamb.rates import Rate, RateLike
 from numba_lamb.step_lock import step_lock
@@ -40,7 +40,7 @@ class Optimizer(OptionNames, Described, ABC):
 
     _state_names: ClassVar[tuple[str, ...]]
     _number_names: ClassVar[tuple[str, ...]]
-    _quantities: ClassVar[tuple[tuple[str, int, bool], ...]]
+    _statistics: ClassVar[tuple[tuple[str, int, bool], ...]]
     """What `stats` tells: a name, its column of norms, and whether only layers that adapt have it."""
     _loss_scale: float = 1.0
     _has_two_moments: ClassVar[bool] = False
@@ -68,7 +68,7 @@ class Optimizer(OptionNames, Described, ABC):
         self._backend = choose_backend(found.parameters, num_threads, capture_steps)
         self._lock = step_lock()
         self._nonfinite: Nonfinite = nonfinite or self._backend.nonfinite
-        self._parts: list[Part] = []
+        self._buckets: list[Bucket] = []
         self._parameters: list[Parameter] = []
         self.param_groups = self._groups.dicts
         """The groups' options, live: what is assigned here holds from the next step on."""
@@ -95,7 +95,7 @@ class Optimizer(OptionNames, Described, ABC):
 
     def _add(self, found: ParameterSet) -> None:
         count = len(self.param_groups)
-        kept, before = dict(vars(self)), self._parts
+        kept, before = dict(vars(self)), self._buckets
         try:
             for options in found.options:
                 self._groups.add(options, by_name=not found.grouped)
@@ -103,7 +103,7 @@ class Optimizer(OptionNames, Described, ABC):
             self._place(found.parameters)
         except BaseException:
             self._groups.keep(count)
-            if before and self._parts is not before:
+            if before and self._buckets is not before:
                 vars(self).update(kept)
                 self._backend.placed(self)
             raise
@@ -113,28 +113,31 @@ class Optimizer(OptionNames, Described, ABC):
         memory = MemoryMap([p.name for p in parameters], [p.storage for p in parameters])
         layout = FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
         decayed = [self._is_decayed(layer) for layer in layout.layers]
-        new_part = self._backend.new_part
-        parts = [new_part(layout, dtype, parameters, decayed, self._state_names) for dtype in layout.dtypes]
-        for part in parts:
-            for older in self._parts:
-                if older.dtype == part.dtype:
-                    part.adopt(older)
-            self._tell(part)
-        slots = [(part, row) for part in parts for row in range(len(part.indices))]
-        slots.sort(key=lambda slot: slot[0].indices[slot[1]])
-        self._centralized = self._centralize(layout, parts)
-        self._slots = slots
-        self._parts = parts
+        new_bucket = self._backend.new_bucket
+        buckets = [
+            new_bucket(layout, dtype, parameters, decayed, self._state_names) for dtype in layout.dtypes
+        ]
+        for bucket in buckets:
+            for older in self._buckets:
+                if older.dtype == bucket.dtype:
+                    bucket.adopt(older)
+            self._write_columns(bucket)
+        placement = [(bucket, row) for bucket in buckets for row in range(len(bucket.indices))]
+        placement.sort(key=lambda slot: slot[0].indices[slot[1]])
+        self._centralized = self._centralize(layout, buckets)
+        self._placement = placement
+        self._buckets = buckets
         self._parameters = parameters
         self._arrays = [parameter.array for parameter in parameters]
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
         reader = self._backend.new_reader(layout.layers, self._arrays)
-        columns = [
-            [(part.addresses[:, k], part.indices) for part in parts] for k in (rows.WEIGHTS, rows.GRADIENT)
+        found = [
+            [(bucket.addresses[:, k], bucket.indices) for bucket in buckets]
+            for k in (columns.WEIGHTS, columns.GRADIENT)
         ]
-        weights = WeightTable(memory, columns[0], reader)
-        self._gradients = GradientTable(layout.layers, columns[1], reader, weights)
+        weights = WeightTable(memory, found[0], reader)
+        self._gradients = GradientTable(layout.layers, found[1], reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
         self._backend.placed(self)
@@ -144,7 +147,7 @@ class Optimizer(OptionNames, Described, ABC):
             return passes("decay_filter", self._decay_filter, layer)
         return not self._groups.decays_by_name(layer.group) or decayed_by_name(layer)
 
-    def _centralize(self, layout: FlatLayout, parts: list[Part]) -> tuple[int, ...]:
+    def _centralize(self, layout: FlatLayout, buckets: list[Bucket]) -> tuple[int, ...]:
         groups = self._groups.centralized()
         for layer in layout.layers:
             if layer.group in groups and layer.ndim < 3:
@@ -152,8 +155,8 @@ class Optimizer(OptionNames, Described, ABC):
                     f"'grad_centralization' of group {layer.group} is True, but parameter {layer.name!r} is no "
                     f"convolution kernel: it has {layer.ndim} dimensions; centralization needs at least 3"
                 )
-        for part in parts:
-            part.centralize(groups)
+        for bucket in buckets:
+            bucket.centralize(groups)
         return groups
 
     @property
@@ -169,17 +172,17 @@ class Optimizer(OptionNames, Described, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_copyable()
-        derived = ("_parts", "_slots", "_gradients", "layout", "_centralized", "_arrays", "_lock")
+        derived = ("_buckets", "_placement", "_gradients", "layout", "_centralized", "_arrays", "_lock")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
-        return {**kept, "_saved": [part.saved() for part in self._parts]}
+        return {**kept, "_saved": [bucket.saved() for bucket in self._buckets]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         # Addresses are those of the original's arrays: everything that holds them is made anew.
         saved = state.pop("_saved")
-        vars(self).update(state, _parts=[], _lock=step_lock())
+        vars(self).update(state, _buckets=[], _lock=step_lock())
         self._place([parameter.found_again() for parameter in self._parameters])
-        for part, values in zip(self._parts, saved, strict=True):
-            part.restore(values)
+        for bucket, values in zip(self._buckets, saved, strict=True):
+            bucket.restore(values)
 
     # -- rates ---------------------------------------------------------------------------------------------
 
@@ -222,8 +225,8 @@ class Optimizer(OptionNames, Described, ABC):
     @max_grad_norm.setter
     def max_grad_norm(self, value: float | None) -> None:
         self._max_grad_norm = check_limit(value)
-        for part in self._parts:
-            self._tell(part)
+        for bucket in self._buckets:
+            self._write_columns(bucket)
 
     @property
     def nonfinite(self) -> Nonfinite:
@@ -234,8 +237,8 @@ class Optimizer(OptionNames, Described, ABC):
     def nonfinite(self, value: Nonfinite | None) -> None:
         check_nonfinite(value)
         self._nonfinite = value or self._backend.nonfinite
-        for part in self._parts:
-            self._tell(part)
+        for bucket in self._buckets:
+            self._write_columns(bucket)
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -275,7 +278,7 @@ class Optimizer(OptionNames, Described, ABC):
     def _apply(self, gradients: Gradients, stream: object) -> bool:
         self._groups.check()
         if self._groups.centralized() != self._centralized:
-            self._centralized = self._centralize(self.layout, self._parts)
+            self._centralized = self._centralize(self.layout, self._buckets)
         return self._backend.step(self, gradients, stream)
 
     @property
@@ -307,15 +310,15 @@ class Optimizer(OptionNames, Described, ABC):
     def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
         """Raise unless these hyper-parameters are allowed."""
 
-    def _tell(self, part: Part) -> None:
-        self._write_constants(part)
-        part.settle()
+    def _write_columns(self, bucket: Bucket) -> None:
+        self._write_constants(bucket)
+        bucket.refresh_flags()
 
-    def _write_constants(self, part: Part) -> None:
-        """Write what stays the same from step to step into the scalars and settings of `part`."""
-        part.settings[:, rows.DECAYED] = part.decayed
-        part.settings[:, rows.CHECKED] = self._nonfinite != "propagate"
-        part.settings[:, rows.LIMIT] = self._max_grad_norm or 0.0
+    def _write_constants(self, bucket: Bucket) -> None:
+        """Write what stays the same from step to step into `hyper` and `hyper64` of `bucket`."""
+        bucket.hyper64[:, columns.DECAYED] = bucket.decayed
+        bucket.hyper64[:, columns.CHECKED] = self._nonfinite != "propagate"
+        bucket.hyper64[:, columns.MAX_GRAD_NORM] = self._max_grad_norm or 0.0
 
     # -- statistics and checkpoints ------------------------------------------------------------------------
 
@@ -329,12 +332,12 @@ class Optimizer(OptionNames, Described, ABC):
         Numbers (hyper-parameters, constant rates and decays) travel with the state; schedules, tables and
         filters stay with the optimizer they were given to.
         """
-        return self._state([part.saved() for part in self._parts], np.copy)
+        return self._state([bucket.saved() for bucket in self._buckets], np.copy)
 
     def _state(
         self, values: list[dict[str, NDArray[Any]]], taken: Callable[[NDArray[Any]], NDArray[Any]]
     ) -> dict[str, Any]:
-        of_part = {id(part): value for part, value in zip(self._parts, values, strict=True)}
+        of_bucket = {id(bucket): value for bucket, value in zip(self._buckets, values, strict=True)}
         applied, skipped = self._backend.counters()
         return {
             "format_version": 1,
@@ -347,14 +350,14 @@ class Optimizer(OptionNames, Described, ABC):
                 for index in range(len(self.param_groups))
             ],
             "layers": {
-                part.layers[row].name: {
-                    "step": int(of_part[id(part)]["steps"][row]),
+                bucket.layers[row].name: {
+                    "step": int(of_bucket[id(bucket)]["steps"][row]),
                     **{
-                        name: taken(view_of(of_part[id(part)][name], part.layers[row]))
+                        name: taken(view_of(of_bucket[id(bucket)][name], bucket.layers[row]))
                         for name in self._state_names
                     },
                 }
-                for part, row in self._slots
+                for bucket, row in self._placement
             },
         }
 
@@ -367,7 +370,7 @@ class Optimizer(OptionNames, Described, ABC):
             If `state` is another optimizer's or format version's, or made for another number of groups or
             for parameters with other names, shapes or dtypes; nothing has changed then.
         """
-        values = [part.blank() for part in self._parts]
+        values = [bucket.blank() for bucket in self._buckets]
         check_state(state, self._state(values, lambda view: view))
         self._check_numbers(state["numbers"])
         check_limit(state["numbers"].get("max_grad_norm"))
@@ -380,19 +383,19 @@ class Optimizer(OptionNames, Described, ABC):
             raise
         for index, saved in enumerate(state["groups"]):
             self.param_groups[index].update({key: value for key, value in saved.items() if value is not None})
-        of_part = {id(part): value for part, value in zip(self._parts, values, strict=True)}
-        for part, row in self._slots:
-            layer = state["layers"][part.layers[row].name]
-            of_part[id(part)]["steps"][row] = layer["step"]
+        of_bucket = {id(bucket): value for bucket, value in zip(self._buckets, values, strict=True)}
+        for bucket, row in self._placement:
+            layer = state["layers"][bucket.layers[row].name]
+            of_bucket[id(bucket)]["steps"][row] = layer["step"]
             for name in self._state_names:
-                view_of(of_part[id(part)][name], part.layers[row])[...] = layer[name]
-        for part, value in zip(self._parts, values, strict=True):
+                view_of(of_bucket[id(bucket)][name], bucket.layers[row])[...] = layer[name]
+        for bucket, value in zip(self._buckets, values, strict=True):
             value["updated"][:] = 0
-            part.restore(value)
+            bucket.restore(value)
         self._backend.set_counters(state["global_step"], state["skipped_steps"])
 
     def _set_numbers(self, numbers: Mapping[str, float]) -> None:
         for name, number in numbers.items():
             setattr(self, f"_{name}", number)
-        for part in self._parts:
-            self._tell(part)
+        for bucket in self._buckets:
+            self._write_columns(bucket)

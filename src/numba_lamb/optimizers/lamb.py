@@ -4,13 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from numba_lamb.checks import check_filter, check_float, passes
+from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import collect
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.binding import leads_on
-from numba_lamb.optimizers.checks import check_filter, check_float, passes
-from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
 
@@ -105,10 +105,10 @@ class Lamb(Optimizer):
     _has_two_moments = True
     _state_names = ("m", "v")
     _number_names = ("beta1", "beta2", "eps", "max_grad_norm")
-    _quantities = (
-        ("trust_ratio", rows.RATIO, False),
-        ("weight_norm", rows.WEIGHT_NORM, False),
-        ("update_norm", rows.UPDATE_NORM, False),
+    _statistics = (
+        ("trust_ratio", columns.RATIO, False),
+        ("weight_norm", columns.WEIGHT_NORM, False),
+        ("update_norm", columns.UPDATE_NORM, False),
     )
 
     @leads_on("numba_lamb", collect)
@@ -163,23 +163,23 @@ class Lamb(Optimizer):
         check_float("beta2", numbers["beta2"], below=1.0)
         check_float("eps", numbers["eps"])
 
-    def _write_constants(self, part: Part) -> None:
-        super()._write_constants(part)
-        settings = part.settings
-        settings[:, rows.FIRST_DECAY], settings[:, rows.SECOND_DECAY] = self._beta1, self._beta2
-        settings[:, rows.CORRECTED] = 1
-        settings[:, rows.BOUND] = rules.second_moment_bound(part.largest)
-        settings[:, rows.WEIGHT_LIMIT] = settings[:, rows.MOST] = math.inf
+    def _write_constants(self, bucket: Bucket) -> None:
+        super()._write_constants(bucket)
+        hyper64 = bucket.hyper64
+        hyper64[:, columns.BETA1_64], hyper64[:, columns.BETA2_64] = self._beta1, self._beta2
+        hyper64[:, columns.BIAS_CORRECTION] = 1
+        hyper64[:, columns.BOUND] = rules.second_moment_bound(bucket.largest)
+        hyper64[:, columns.MAX_WEIGHT_NORM] = hyper64[:, columns.MAX_RATIO] = math.inf
         adapts = self._adapt_filter
-        part.scalars[:, rows.ADAPT] = [
-            adapts is None or passes("adapt_filter", adapts, layer) for layer in part.layers
+        bucket.hyper[:, columns.ADAPT] = [
+            adapts is None or passes("adapt_filter", adapts, layer) for layer in bucket.layers
         ]
-        part.scalars[:, rows.BETA1] = self._beta1
-        part.scalars[:, rows.COMPLEMENT1] = 1.0 - self._beta1
-        part.scalars[:, rows.BETA2] = self._beta2
-        part.scalars[:, rows.COMPLEMENT2] = 1.0 - self._beta2
-        part.scalars[:, rows.RESCALE] = 1.0
-        part.scalars[:, rows.EPS] = part.cast("eps", self._eps)
+        bucket.hyper[:, columns.BETA1] = self._beta1
+        bucket.hyper[:, columns.COMPLEMENT1] = 1.0 - self._beta1
+        bucket.hyper[:, columns.BETA2] = self._beta2
+        bucket.hyper[:, columns.COMPLEMENT2] = 1.0 - self._beta2
+        bucket.hyper[:, columns.RESCALE] = 1.0
+        bucket.hyper[:, columns.EPS] = bucket.cast("eps", self._eps)
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.

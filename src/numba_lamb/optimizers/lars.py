@@ -2,13 +2,13 @@
 
 from typing import Literal
 
+from numba_lamb.checks import check_filter, check_float, passes
 from numba_lamb.foreign import is_torch_optimizer, kind_of
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
 from numba_lamb.numerics.variants import LARS_VARIANTS
 from numba_lamb.optimizers.base import LayerFilter
 from numba_lamb.optimizers.binding import leads_on
-from numba_lamb.optimizers.checks import check_filter, check_float, passes
 from numba_lamb.optimizers.momentum import Momentum
 
 
@@ -132,12 +132,12 @@ class Lars(Momentum):
         self.__dict__ = optimizer.__dict__
         self._adapts = adapts
         self._trust = {
-            rows.COEFFICIENT: coefficient,
-            rows.EPSILON: epsilon,
-            rows.CLIP: use_clip,
-            rows.RATE_INSIDE: formula.rate_inside,
-            rows.GUARD: formula.guard,
+            columns.COEFFICIENT: coefficient,
+            columns.RATIO_EPS: epsilon,
+            columns.TRUST_CLIP: use_clip,
+            columns.RATE_INSIDE: formula.rate_inside,
+            columns.GUARD: formula.guard,
         }
-        for part in self._parts:
-            self._tell(part)
+        for bucket in self._buckets:
+            self._write_columns(bucket)
         self._backend.placed(self)

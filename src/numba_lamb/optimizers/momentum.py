@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+from numba_lamb.checks import check_float, check_number, passes
+from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import collect
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.numerics import rules
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.binding import leads_on
-from numba_lamb.optimizers.checks import check_float, check_number, passes
-from numba_lamb.optimizers.parts import Part
 from numba_lamb.rates import RateLike
 
 
@@ -80,10 +80,10 @@ class Momentum(Optimizer):
 
     _state_names = ("m",)
     _number_names = ("momentum", "loss_scale", "max_grad_norm")
-    _quantities = (
-        ("trust_ratio", rows.RATIO, False),
-        ("weight_norm", rows.WEIGHT_NORM, True),
-        ("gradient_norm", rows.UPDATE_NORM, True),
+    _statistics = (
+        ("trust_ratio", columns.RATIO, False),
+        ("weight_norm", columns.WEIGHT_NORM, True),
+        ("gradient_norm", columns.UPDATE_NORM, True),
     )
 
     @leads_on("numba_lamb", collect)
@@ -141,22 +141,22 @@ class Momentum(Optimizer):
         check_float("momentum", numbers["momentum"], zero=True)
         check_number("loss_scale", numbers["loss_scale"])
 
-    def _write_constants(self, part: Part) -> None:
-        super()._write_constants(part)
+    def _write_constants(self, bucket: Bucket) -> None:
+        super()._write_constants(bucket)
         for column, value in self._trust.items():
-            part.settings[:, column] = value
+            bucket.hyper64[:, column] = value
         adapts = self._adapts
-        part.scalars[:, rows.ADAPT] = [
-            adapts is not None and passes("lars_filter", adapts, layer) for layer in part.layers
+        bucket.hyper[:, columns.ADAPT] = [
+            adapts is not None and passes("lars_filter", adapts, layer) for layer in bucket.layers
         ]
-        part.scalars[:, rows.BETA1] = part.cast("momentum", self._momentum)
-        part.scalars[:, rows.RESCALE] = part.cast("1/loss_scale", 1.0 / self._loss_scale)
-        part.settings[:, rows.BOUND] = rules.momentum_bound(part.largest, self._momentum)
-        part.scalars[:, rows.VELOCITY] = self._momentum if self._use_nesterov else 1.0
-        part.scalars[:, rows.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
+        bucket.hyper[:, columns.BETA1] = bucket.cast("momentum", self._momentum)
+        bucket.hyper[:, columns.RESCALE] = bucket.cast("1/loss_scale", 1.0 / self._loss_scale)
+        bucket.hyper64[:, columns.BOUND] = rules.momentum_bound(bucket.largest, self._momentum)
+        bucket.hyper[:, columns.VELOCITY] = self._momentum if self._use_nesterov else 1.0
+        bucket.hyper[:, columns.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
         if adapts is not None:
             # A layer that LARS passes over is not decayed either.
-            part.settings[:, rows.DECAYED] *= part.scalars[:, rows.ADAPT]
+            bucket.hyper64[:, columns.DECAYED] *= bucket.hyper[:, columns.ADAPT]
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from numba_lamb.kernels.rows import LARGEST_COUNT
+from numba_lamb.kernels.columns import LARGEST_COUNT
 
 _LATER = ("max_grad_norm",)
 """Numbers that older states lack; the optimizer keeps its own then. None is a value of theirs."""

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.kernels import rows
-from numba_lamb.optimizers import cpu_step
-from numba_lamb.optimizers.backend import named_stats
-from numba_lamb.optimizers.cpu_part import CpuPart
-from numba_lamb.optimizers.records import CpuRecord, Placement
+from numba_lamb.engine.cpu import phases
+from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.interface import named_stats
+from numba_lamb.engine.records import CpuRecord, RecordLayout
+from numba_lamb.kernels import columns
 from numba_lamb.torch.model import Model, Step
 from numba_lamb.torch.options import number
 
@@ -25,26 +25,26 @@ class CpuEngine:
         Whether the kernels are Lamb's.
     """
 
-    make_part = CpuPart
+    make_bucket = CpuBucket
 
     def __init__(self, has_two_moments: bool) -> None:
         self._has_two_moments = has_two_moments
         self._loss_scale = 1.0
-        self._counters = cpu_step.Counters()
+        self._counters = phases.Counters()
         self._norm: float | None = None
         self._found = np.zeros(0, dtype=np.int64)
 
-    def place(self, model: Model, groups: int, quantities: Sequence[tuple[str, int, bool]]) -> None:
+    def place(self, model: Model, groups: int, statistics: Sequence[tuple[str, int, bool]]) -> None:
         """Get ready for a model that is new."""
-        self._slots, self._quantities = model.slots, quantities
-        self._parts = [part for part in model.parts if isinstance(part, CpuPart)]
-        self._placement = Placement(self._parts, self._slots, quantities)
+        self._placement, self._statistics = model.placement, statistics
+        self._buckets = [bucket for bucket in model.buckets if isinstance(bucket, CpuBucket)]
+        self._record_layout = RecordLayout(self._buckets, self._placement, statistics)
         counts = model.steps.numpy()
         first = 0
-        for part in self._parts:
+        for bucket in self._buckets:
             # A view, so that steps are counted where PyTorch shows them.
-            part.use_steps(counts[first : first + len(part.layers)])
-            first += len(part.layers)
+            bucket.use_steps(counts[first : first + len(bucket.layers)])
+            first += len(bucket.layers)
         self.options_changed()
 
     @property
@@ -84,13 +84,13 @@ class CpuEngine:
             self._counters.skip()
             return False
         self._found = step.found
-        common = [part.common_step() for part in self._parts]
+        common = [bucket.common_step() for bucket in self._buckets]
         self._write_scale(1.0 if loss_scale is None else float(number(loss_scale)))
         self._write_rates(rates, decays)
         if self._has_two_moments:
-            for part, steps in zip(self._parts, common, strict=True):
-                part.write_corrections(steps)
-        passed, self._norm = cpu_step.inspect(self._parts, nonfinite, self._loss_scale, None)
+            for bucket, steps in zip(self._buckets, common, strict=True):
+                bucket.write_corrections(steps)
+        passed, self._norm = phases.inspect(self._buckets, nonfinite, self._loss_scale, None)
         if not passed:
             self._counters.skip()
         return passed
@@ -99,30 +99,33 @@ class CpuEngine:
         if scale != self._loss_scale:
             # Not known until all parts have it.
             self._loss_scale = math.nan
-            for part in self._parts:
-                part.scalars[:, rows.RESCALE] = part.settings[:, rows.SIGN] * (1.0 / scale)
+            for bucket in self._buckets:
+                bucket.hyper[:, columns.RESCALE] = bucket.hyper64[:, columns.SIGN] * (1.0 / scale)
             self._loss_scale = scale
 
     def _write_rates(self, rates: Sequence[float], decays: NDArray[np.float64]) -> None:
         # Rates that were corrected must be written anew.
-        corrected = any(part.corrects_rates for part in self._parts)
+        corrected = any(bucket.corrects_rates for bucket in self._buckets)
         if corrected or rates is not self._written[0] or decays is not self._written[1]:
             self._written = (None, None)
-            for part in self._parts:
-                part.write_rates(np.array(rates, dtype=np.float64)[part.group_of])
-                part.write_decays(decays[part.group_of])
+            for bucket in self._buckets:
+                bucket.write_rates(np.array(rates, dtype=np.float64)[bucket.group_of])
+                bucket.write_decays(decays[bucket.group_of])
             self._written = rates, decays
 
     def commit(self, scatter: Sequence[Callable[[], Any]]) -> None:
         """Take the step that was prepared; `scatter` belongs to the update and runs no Python."""
-        parts, counters = self._parts, self._counters
-        cpu_step.commit(parts, self._has_two_moments, counters, self._norm, None, scatter)
+        buckets, counters = self._buckets, self._counters
+        phases.commit(buckets, self._has_two_moments, counters, self._norm, None, scatter)
 
     def stats(self) -> Mapping[str, float]:
         """Return statistics by name."""
-        written = {id(part): (part.norms, part.updated, part.scalars[:, rows.ADAPT]) for part in self._parts}
-        return named_stats(self._quantities, self._slots, written, self._counters.grad_norm)
+        written = {
+            id(bucket): (bucket.norms, bucket.updated, bucket.hyper[:, columns.ADAPT])
+            for bucket in self._buckets
+        }
+        return named_stats(self._statistics, self._placement, written, self._counters.grad_norm)
 
     def record(self) -> CpuRecord:
         """Return a copy of what the last step left."""
-        return CpuRecord(self._placement, self._parts, self._counters, self._found)
+        return CpuRecord(self._record_layout, self._buckets, self._counters, self._found)

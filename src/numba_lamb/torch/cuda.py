@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from numba_lamb.engine.bucket import Bucket
+from numba_lamb.engine.cuda.backend import CudaBackend
+from numba_lamb.engine.cuda.bucket import CudaBucket
+from numba_lamb.engine.records import Record
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import rows
-from numba_lamb.kernels.program import run_in_order
+from numba_lamb.kernels import columns
+from numba_lamb.kernels.cpu.program import run_in_order
 from numba_lamb.layout import FlatLayout
-from numba_lamb.optimizers.cuda_backend import CudaBackend
-from numba_lamb.optimizers.cuda_part import CudaPart
-from numba_lamb.optimizers.live import KEYS
-from numba_lamb.optimizers.parts import Part
-from numba_lamb.optimizers.records import Record
-from numba_lamb.rates import Rate, RateBook
+from numba_lamb.optimizers.param_groups import KEYS
+from numba_lamb.rates import Rate, RateCache
 from numba_lamb.torch import tensors
 from numba_lamb.torch.model import Model, Step
 from numba_lamb.torch.options import where
@@ -26,7 +26,7 @@ class _Groups:
     """The groups' rates as a backend asks for them: those of the step that is being taken."""
 
     def __init__(self) -> None:
-        self._book = RateBook()
+        self._book = RateCache()
         self._given: dict[str, Sequence[Any]] = dict.fromkeys(KEYS, ())
         self.dicts: Sequence[Mapping[str, Any]] = ()
 
@@ -82,42 +82,42 @@ class CudaEngine:
         self._gradients = _Gradients()
         self._nonfinite: Literal["raise", "skip", "propagate"] = "skip"
         self._loss_scale = 1.0
-        self._quantities: Sequence[tuple[str, int, bool]] = ()
+        self._statistics: Sequence[tuple[str, int, bool]] = ()
         self._decays: NDArray[np.float64] | None = None
         self._decay_list: list[float] = []
         self._step: Step | None = None
         self._scales: list[Tensor | None] = []
 
-    def make_part(
+    def make_bucket(
         self,
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
         decayed: Sequence[bool],
         state_names: Sequence[str],
-    ) -> Part:
+    ) -> Bucket:
         """Return tables for the layers of `dtype`."""
-        return self._backend.new_part(layout, dtype, parameters, decayed, state_names)
+        return self._backend.new_bucket(layout, dtype, parameters, decayed, state_names)
 
-    def place(self, model: Model, groups: int, quantities: Sequence[tuple[str, int, bool]]) -> None:
+    def place(self, model: Model, groups: int, statistics: Sequence[tuple[str, int, bool]]) -> None:
         """Get ready for a model that is new."""
-        self._parts = [part for part in model.parts if isinstance(part, CudaPart)]
-        self._slots, self.layout, self._quantities = model.slots, model.layout, quantities
+        self._buckets = [bucket for bucket in model.buckets if isinstance(bucket, CudaBucket)]
+        self._placement, self.layout, self._statistics = model.placement, model.layout, statistics
         self._parameters, self._arrays = model.parameters, [p.array for p in model.parameters]
         # Kernels count steps where PyTorch shows them; the tensor must live as long as they may.
         self._steps = model.steps
         first = tensors.address_of(model.steps)
-        for part in self._parts:
-            part.use_steps(first)
-            first += len(part.layers) * model.steps.element_size()
+        for bucket in self._buckets:
+            bucket.use_steps(first)
+            first += len(bucket.layers) * model.steps.element_size()
         self._groups.dicts = [{}] * groups
         self._groups.give([0.0] * groups, [0.0] * groups)
         self._backend.placed(self)
 
     def options_changed(self) -> None:
         """Recompute which layers adapt: the option columns were rewritten."""
-        for part in self._parts:
-            part.adapts = bool(part.scalars[:, rows.ADAPT].any())
+        for bucket in self._buckets:
+            bucket.adapts = bool(bucket.hyper[:, columns.ADAPT].any())
 
     def prepare(
         self,
@@ -132,7 +132,7 @@ class CudaEngine:
 
         Whether the step can be taken is known on the device alone.
         """
-        self._nonfinite = nonfinite if any(part.checks for part in self._parts) else "propagate"
+        self._nonfinite = nonfinite if any(bucket.checks for bucket in self._buckets) else "propagate"
         if decays is not self._decays:
             # The same floats as long as the decays are the same, for each of which a backend keeps a rate.
             self._decays, self._decay_list = decays, decays.tolist()

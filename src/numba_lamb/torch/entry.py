@@ -7,14 +7,14 @@ from torch.utils import _pytree
 
 
 def _counted(method: Callable[..., Any]) -> Callable[..., Any]:
-    def write(self: "Entry", *arguments: Any, **named: Any) -> Any:
+    def write(self: "StateEntry", *arguments: Any, **named: Any) -> Any:
         self.writes[0] += 1
         return method(self, *arguments, **named)
 
     return write
 
 
-class Entry(dict[str, Any]):
+class StateEntry(dict[str, Any]):
     """A dict whose changes are counted; copies and pickles of it are plain dicts.
 
     Parameters
@@ -51,7 +51,7 @@ class Entry(dict[str, Any]):
 
 # What maps functions over nested dicts goes by exact type.
 _pytree.register_pytree_node(
-    Entry,
+    StateEntry,
     lambda entry: (list(entry.values()), list(entry)),
     lambda values, keys: dict(zip(keys, values, strict=True)),
     serialized_type_name="numba_lamb.torch.entry.Entry",

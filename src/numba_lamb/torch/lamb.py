@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
 from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LAMB_VARIANTS
@@ -122,10 +122,10 @@ class Lamb(LayerwiseOptimizer):
     _kind = "Lamb"
     _moments = ("exp_avg", "exp_avg_sq")
     _has_two_moments = True
-    _quantities = (
-        ("trust_ratio", rows.RATIO, False),
-        ("weight_norm", rows.WEIGHT_NORM, False),
-        ("update_norm", rows.UPDATE_NORM, False),
+    _statistics = (
+        ("trust_ratio", columns.RATIO, False),
+        ("weight_norm", columns.WEIGHT_NORM, False),
+        ("update_norm", columns.UPDATE_NORM, False),
     )
 
     @leads_on("numba_lamb.torch", check_params)
@@ -187,23 +187,23 @@ class Lamb(LayerwiseOptimizer):
             check_flag(where, name, group[name])
         return GroupRow(
             bound=rules.second_moment_bound,
-            scalars={
-                rows.BETA1: beta1,
-                rows.COMPLEMENT1: 1.0 - beta1 if group["grad_averaging"] else 1.0,
-                rows.BETA2: beta2,
-                rows.COMPLEMENT2: 1.0 - beta2,
-                rows.EPS: eps,
+            hyper={
+                columns.BETA1: beta1,
+                columns.COMPLEMENT1: 1.0 - beta1 if group["grad_averaging"] else 1.0,
+                columns.BETA2: beta2,
+                columns.COMPLEMENT2: 1.0 - beta2,
+                columns.EPS: eps,
             },
-            settings={
-                rows.OUTSIDE: chosen["decoupled_decay"],
-                rows.EPSILON: eps if variant.epsilon_in_ratio else 0.0,
-                rows.FIRST_DECAY: beta1,
-                rows.SECOND_DECAY: beta2,
-                rows.CORRECTED: chosen["bias_correction"],
-                rows.RATE_CORRECTION: variant.rate_correction,
-                rows.WEIGHT_LIMIT: variant.weight_limit,
-                rows.LEAST: variant.least,
-                rows.MOST: min(variant.most, 1.0) if group["trust_clip"] else variant.most,
+            hyper64={
+                columns.DECOUPLED: chosen["decoupled_decay"],
+                columns.RATIO_EPS: eps if variant.epsilon_in_ratio else 0.0,
+                columns.BETA1_64: beta1,
+                columns.BETA2_64: beta2,
+                columns.BIAS_CORRECTION: chosen["bias_correction"],
+                columns.RATE_CORRECTION: variant.rate_correction,
+                columns.MAX_WEIGHT_NORM: variant.weight_limit,
+                columns.MIN_RATIO: variant.least,
+                columns.MAX_RATIO: min(variant.most, 1.0) if group["trust_clip"] else variant.most,
             },
             adapts=variant.adapts,
             always_adapt=chosen["always_adapt"],

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
 from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LARS_VARIANTS
@@ -28,14 +28,14 @@ def _momentum_row(where: str, group: Mapping[str, Any]) -> dict[int, float]:
     momentum = check_number(where, "momentum", group["momentum"], zero=True)
     check_flag(where, "nesterov", group["nesterov"])
     return {
-        rows.BETA1: momentum,
-        rows.VELOCITY: momentum if group["nesterov"] else 1.0,
-        rows.LOOKAHEAD: 1.0 if group["nesterov"] else 0.0,
+        columns.BETA1: momentum,
+        columns.VELOCITY: momentum if group["nesterov"] else 1.0,
+        columns.LOOKAHEAD: 1.0 if group["nesterov"] else 0.0,
     }
 
 
-def _bound(scalars: Mapping[int, float]) -> Callable[[float], float]:
-    return partial(rules.momentum_bound, momentum=scalars[rows.BETA1])
+def _bound(hyper: Mapping[int, float]) -> Callable[[float], float]:
+    return partial(rules.momentum_bound, momentum=hyper[columns.BETA1])
 
 
 class Momentum(LayerwiseOptimizer):
@@ -83,10 +83,10 @@ class Momentum(LayerwiseOptimizer):
     _kind = "Momentum"
     _moments = ("momentum_buffer",)
     _has_two_moments = False
-    _quantities = (
-        ("trust_ratio", rows.RATIO, False),
-        ("weight_norm", rows.WEIGHT_NORM, True),
-        ("gradient_norm", rows.UPDATE_NORM, True),
+    _statistics = (
+        ("trust_ratio", columns.RATIO, False),
+        ("weight_norm", columns.WEIGHT_NORM, True),
+        ("gradient_norm", columns.UPDATE_NORM, True),
     )
 
     @leads_on("numba_lamb.torch", check_params)
@@ -121,8 +121,8 @@ class Momentum(LayerwiseOptimizer):
         return options
 
     def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
-        scalars = _momentum_row(where, group)
-        return GroupRow(bound=_bound(scalars), scalars=scalars)
+        hyper = _momentum_row(where, group)
+        return GroupRow(bound=_bound(hyper), hyper=hyper)
 
 
 class Lars(LayerwiseOptimizer):
@@ -187,7 +187,7 @@ class Lars(LayerwiseOptimizer):
     _kind = "Lars"
     _moments = ("momentum_buffer",)
     _has_two_moments = False
-    _quantities = Momentum._quantities
+    _statistics = Momentum._statistics
 
     @leads_on("numba_lamb.torch", check_params)
     def __init__(
@@ -233,7 +233,7 @@ class Lars(LayerwiseOptimizer):
         return options
 
     def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
-        scalars = _momentum_row(where, group)
+        hyper = _momentum_row(where, group)
         check_choice(where, "variant", group["variant"], LARS_VARIANTS)
         variant = LARS_VARIANTS[group["variant"]]
         check_flag(where, "always_adapt", group["always_adapt"], none=True)
@@ -245,14 +245,14 @@ class Lars(LayerwiseOptimizer):
         eps = variant.epsilon if group["eps"] is None else check_number(where, "eps", group["eps"], zero=True)
         coefficient = check_number(where, "trust_coefficient", group["trust_coefficient"], zero=True)
         return GroupRow(
-            bound=_bound(scalars),
-            scalars=scalars,
-            settings={
-                rows.EPSILON: eps,
-                rows.COEFFICIENT: coefficient,
-                rows.CLIP: group["trust_clip"],
-                rows.RATE_INSIDE: variant.rate_inside,
-                rows.GUARD: variant.guard,
+            bound=_bound(hyper),
+            hyper=hyper,
+            hyper64={
+                columns.RATIO_EPS: eps,
+                columns.COEFFICIENT: coefficient,
+                columns.TRUST_CLIP: group["trust_clip"],
+                columns.RATE_INSIDE: variant.rate_inside,
+                columns.GUARD: variant.guard,
             },
             adapts=True,
             always_adapt=variant.always_adapt if group["always_adapt"] is None else group["always_adapt"],

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from numba_lamb.array_reader import Int64
 from numba_lamb.arrays import Storage
+from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import rows
+from numba_lamb.kernels import columns
 from numba_lamb.kernels.object_reader import NOWHERE
 from numba_lamb.layout import FlatLayout
-from numba_lamb.optimizers.parts import Part
 from numba_lamb.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.places import Places
@@ -54,7 +54,7 @@ class MakePart(Protocol):
         parameters: Sequence[Parameter],
         decayed: Sequence[bool],
         state_names: Sequence[str],
-    ) -> Part:
+    ) -> Bucket:
         """Return them."""
 
 
@@ -86,7 +86,7 @@ class Model:
         idle: Sequence[Member],
         state: Any,
         flat: FlatState,
-        make_part: MakePart,
+        make_bucket: MakePart,
     ) -> None:
         found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
@@ -95,9 +95,9 @@ class Model:
             for member in members
         ]
         self._loose = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
-        self._lay_out(members, [(member.place, _without_values(member)) for member in idle], make_part)
+        self._lay_out(members, [(member.place, _without_values(member)) for member in idle], make_bucket)
         self.steps = flat.adopt([member.tensor for member in members], found, *self._step_places(), state)
-        """Each layer's step count, float32, part by part."""
+        """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
         self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
         self._own = [member.tensor for member in members]
@@ -115,7 +115,7 @@ class Model:
     # -- making --------------------------------------------------------------------------------------------
 
     def _lay_out(
-        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_part: MakePart
+        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_bucket: MakePart
     ) -> None:
         self._check_loose(members)
         self.parameters = parameters = [
@@ -125,8 +125,8 @@ class Model:
         self._spans = _joined(parameters)
         self.layout = _layout_of(parameters)
         """All layers, in the members' order."""
-        self.parts: list[Part] = []
-        # For each part the members that are layers of it, and their rows in its tables.
+        self.buckets: list[Bucket] = []
+        # For each bucket the members that are layers of it, and their rows in its tables.
         self.indices: list[list[int]] = []
         self.rows: list[NDArray[np.intp]] = []
         for number, wave in enumerate(_waves(parameters)):
@@ -135,24 +135,24 @@ class Model:
             ]
             if number == 0:
                 entries += [(place, None, parameter) for place, parameter in idle]
-            self._add_parts(sorted(entries, key=lambda entry: entry[0]), make_part)
-        slots = {
-            k: (part, row)
-            for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True)
+            self._add_parts(sorted(entries, key=lambda entry: entry[0]), make_bucket)
+        placement = {
+            k: (bucket, row)
+            for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True)
             for k, row in zip(indices, rows_of.tolist(), strict=True)
         }
-        self.slots = [slots[k] for k in range(len(members))]
+        self.placement = [placement[k] for k in range(len(members))]
 
-    def _add_parts(self, entries: Sequence[tuple[int, int | None, Parameter]], make_part: MakePart) -> None:
-        """Make the parts of these layers; those that are no member's only keep their place."""
+    def _add_parts(self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: MakePart) -> None:
+        """Make the buckets of these layers; those that are no member's only keep their place."""
         used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}
         kept = [(k, parameter) for _, k, parameter in entries if parameter.storage.dtype in used]
         own = [parameter for _, parameter in kept]
         layout = _layout_of(own)
         for dtype in layout.dtypes:
-            part = make_part(layout, dtype, own, [True] * len(own), ())
-            numbers = [kept[place][0] for place in part.indices]
-            self.parts.append(part)
+            bucket = make_bucket(layout, dtype, own, [True] * len(own), ())
+            numbers = [kept[place][0] for place in bucket.indices]
+            self.buckets.append(bucket)
             self.indices.append([k for k in numbers if k is not None])
             taken = [row for row, k in enumerate(numbers) if k is not None]
             self.rows.append(np.array(taken, dtype=np.intp))
@@ -168,14 +168,14 @@ class Model:
                     )
 
     def _step_places(self) -> tuple[list[int], dict[int, int]]:
-        """Return whose count each layer begins with, part by part, and where each member's own is.
+        """Return whose count each layer begins with, bucket by bucket, and where each member's own is.
 
         A layer without values counts with a member, so that counts stay alike where they can.
         """
         order: list[int] = []
         places = {}
-        for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True):
-            numbers = [indices[0]] * len(part.layers)
+        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+            numbers = [indices[0]] * len(bucket.layers)
             for k, row in zip(indices, rows_of.tolist(), strict=True):
                 numbers[row] = k
                 places[k] = len(order) + row
@@ -183,25 +183,25 @@ class Model:
         return order, places
 
     def _point_at_state(self, names: Sequence[str]) -> None:
-        for column, name in enumerate(names, start=rows.FIRST):
-            for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True):
-                part.addresses[rows_of, column] = [
+        for column, name in enumerate(names, start=columns.EXP_AVG):
+            for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+                bucket.addresses[rows_of, column] = [
                     tensors_.address_of(self._state[self._own[k]][name]) for k in indices
                 ]
 
     def keep_norms(self, older: "Model") -> None:
         """Take over the norms of layers that an older model had."""
         known: dict[int, tuple[Any, Any]] = {}
-        for part, indices, rows_of in zip(older.parts, older.indices, older.rows, strict=True):
-            saved = part.saved()
+        for bucket, indices, rows_of in zip(older.buckets, older.indices, older.rows, strict=True):
+            saved = bucket.saved()
             for k, row in zip(indices, rows_of, strict=True):
                 known[id(older._own[k])] = saved["norms"][row], saved["updated"][row]
-        for part, indices, rows_of in zip(self.parts, self.indices, self.rows, strict=True):
-            blank = part.blank()
+        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+            blank = bucket.blank()
             norms, updated = blank["norms"].copy(), blank["updated"].copy()
             for k, row in zip(indices, rows_of, strict=True):
                 norms[row], updated[row] = known.get(id(self._own[k]), (0, 0))
-            part.restore({"norms": norms, "updated": updated})
+            bucket.restore({"norms": norms, "updated": updated})
 
     # -- every step ----------------------------------------------------------------------------------------
 
@@ -231,8 +231,8 @@ class Model:
             found, unusual = read
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
-            for part, numbers, rows_of in zip(self.parts, self._numbers, self.rows, strict=True):
-                part.addresses[rows_of, rows.GRADIENT] = found[numbers]
+            for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
+                bucket.addresses[rows_of, columns.GRADIENT] = found[numbers]
             self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()

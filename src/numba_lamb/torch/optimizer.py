@@ -18,6 +18,7 @@ from torch import Tensor
 from numba_lamb.option_names import OPTIONS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.engine import Engine, make_engine
+from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys
 from numba_lamb.torch.loading import loadable
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
@@ -35,7 +36,6 @@ from numba_lamb.torch.options import (
 )
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
-from numba_lamb.torch.watching import uncompiled, watched
 from numba_lamb.torch.writing import write_options
 
 Float64 = NDArray[np.float64]
@@ -52,7 +52,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     _moments: ClassVar[tuple[str, ...]]
     """The keys of moments in a parameter's state."""
     _has_two_moments: ClassVar[bool]
-    _quantities: ClassVar[tuple[tuple[str, int, bool], ...]]
+    _statistics: ClassVar[tuple[tuple[str, int, bool], ...]]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_params(params)
@@ -237,8 +237,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(tensors, sizes, members, idle, self.state, self._flat, engine.make_part)
-        engine.place(model, len(self.param_groups), self._quantities)
+            model = Model(tensors, sizes, members, idle, self.state, self._flat, engine.make_bucket)
+        engine.place(model, len(self.param_groups), self._statistics)
         if older is not None:
             model.keep_norms(older)
         self._model, self._written, self._follows = model, [], False

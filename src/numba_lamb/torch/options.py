@@ -23,7 +23,7 @@ NONFINITE = ("propagate", "skip", "raise")
 
 @dataclass(frozen=True)
 class GroupRow:
-    """What the layers of one group have in common, by column of `numba_lamb.kernels.rows`.
+    """What the layers of one group have in common, by column of `numba_lamb.kernels.columns`.
 
     Attributes
     ----------
@@ -38,8 +38,8 @@ class GroupRow:
     """
 
     bound: Callable[[float], float]
-    scalars: Mapping[int, float] = field(default_factory=dict)
-    settings: Mapping[int, float] = field(default_factory=dict)
+    hyper: Mapping[int, float] = field(default_factory=dict)
+    hyper64: Mapping[int, float] = field(default_factory=dict)
     adapts: bool = False
     always_adapt: bool = True
 

@@ -10,7 +10,7 @@ from torch.utils.dlpack import from_dlpack
 from numba_lamb.arrays import aligned_zeros
 from numba_lamb.layout import ALIGNMENT
 from numba_lamb.torch.counts import check_count
-from numba_lamb.torch.entry import Entry
+from numba_lamb.torch.entry import StateEntry
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_own_memory
 
@@ -111,7 +111,7 @@ class FlatState:
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
             own = {"step": step, **self._homes[tensor].moments}
-            state[tensor] = Entry({**state[tensor], **own}, self._writes)
+            state[tensor] = StateEntry({**state[tensor], **own}, self._writes)
             pieces += own.values()
         self._pieces = Places(pieces)
         self._seen = self._writes[0]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from functools import partial
 
+from numba_lamb.engine.records import EmptyRecord, Record
 from numba_lamb.history import recorder
-from numba_lamb.optimizers.records import EmptyRecord, Record
 from numba_lamb.torch.optimizer import LayerwiseOptimizer
 
 

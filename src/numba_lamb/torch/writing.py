@@ -6,10 +6,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.kernels import rows
+from numba_lamb.checks import passes
+from numba_lamb.engine.bucket import Bucket
+from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
-from numba_lamb.optimizers.checks import passes
-from numba_lamb.optimizers.parts import Part
 from numba_lamb.torch.model import Model
 from numba_lamb.torch.options import GroupRow
 
@@ -38,34 +38,34 @@ def write_options(
         for layer in model.layout.layers
         for group in (groups[layer.group],)
     ]
-    for part, indices, rows_of in zip(model.parts, model.indices, model.rows, strict=True):
-        part.decayed[rows_of] = [filtered[k][0] for k in indices]
-        adaptable = np.ones(len(part.layers), dtype=np.bool_)
+    for bucket, indices, rows_of in zip(model.buckets, model.indices, model.rows, strict=True):
+        bucket.decayed[rows_of] = [filtered[k][0] for k in indices]
+        adaptable = np.ones(len(bucket.layers), dtype=np.bool_)
         adaptable[rows_of] = [filtered[k][1] for k in indices]
-        part.settings[:, rows.DECAYED] = part.decayed
+        bucket.hyper64[:, columns.DECAYED] = bucket.decayed
         for index, group in enumerate(groups):
-            own = part.group_of == index
+            own = bucket.group_of == index
             if own.any():
-                _write_group(part, own, group, found[index])
-        always = np.array([row.always_adapt for row in found])[part.group_of]
-        adapts = np.array([row.adapts for row in found])[part.group_of]
-        decayed = decays[part.group_of] * part.decayed != 0
-        part.scalars[:, rows.ADAPT] = adapts & adaptable & (always | decayed)
-        part.settle()
+                _write_group(bucket, own, group, found[index])
+        always = np.array([row.always_adapt for row in found])[bucket.group_of]
+        adapts = np.array([row.adapts for row in found])[bucket.group_of]
+        decayed = decays[bucket.group_of] * bucket.decayed != 0
+        bucket.hyper[:, columns.ADAPT] = adapts & adaptable & (always | decayed)
+        bucket.refresh_flags()
     return "raise" if any(group["nonfinite"] == "raise" for group in groups) else "skip"
 
 
-def _write_group(part: Part, own: Any, group: Mapping[str, Any], row: GroupRow) -> None:
-    settings, scalars = part.settings, part.scalars
-    settings[own, rows.SIGN] = sign = -1.0 if group["maximize"] else 1.0
-    settings[own, rows.CHECKED] = group["nonfinite"] != "propagate"
-    settings[own, rows.LIMIT] = group["max_grad_norm"] or 0.0
-    settings[own, rows.BOUND] = row.bound(part.largest)
-    scalars[own, rows.RESCALE] = sign
-    for column, value in row.settings.items():
-        settings[own, column] = value
-    for column, value in row.scalars.items():
-        scalars[own, column] = part.cast("eps", value) if column == rows.EPS else value
+def _write_group(bucket: Bucket, own: Any, group: Mapping[str, Any], row: GroupRow) -> None:
+    hyper64, hyper = bucket.hyper64, bucket.hyper
+    hyper64[own, columns.SIGN] = sign = -1.0 if group["maximize"] else 1.0
+    hyper64[own, columns.CHECKED] = group["nonfinite"] != "propagate"
+    hyper64[own, columns.MAX_GRAD_NORM] = group["max_grad_norm"] or 0.0
+    hyper64[own, columns.BOUND] = row.bound(bucket.largest)
+    hyper[own, columns.RESCALE] = sign
+    for column, value in row.hyper64.items():
+        hyper64[own, column] = value
+    for column, value in row.hyper.items():
+        hyper[own, column] = bucket.cast("eps", value) if column == columns.EPS else value
 
 
 def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:

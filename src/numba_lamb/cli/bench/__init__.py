@@ -24,7 +24,7 @@ from numba_lamb.cli.bench.rounds import Measurement, batches, measure
 from numba_lamb.cli.bench.summary import Row, summarize
 from numba_lamb.cli.bench.trust import load_warning, spread_warning
 from numba_lamb.cli.output import fail, fill, width_of
-from numba_lamb.kernels.launch import thread_count
+from numba_lamb.kernels.cpu.launch import thread_count
 
 __all__ = ["add_parser", "panel_title", "run", "run_profile"]
 

@@ -12,7 +12,7 @@ from textwrap import wrap
 from rich.console import Console
 
 from numba_lamb import checkpoint
-from numba_lamb.cli.train import blas, data, rows, words
+from numba_lamb.cli.train import blas, data, table, words
 from numba_lamb.cli.train.compiling import warm_up
 from numba_lamb.cli.train.display import Display
 from numba_lamb.cli.train.experiment import Experiment
@@ -63,12 +63,12 @@ def hold_session(settings: Settings, out: Path, *, resume: bool) -> bool:
     # Here, because it costs the first second of a command that has nothing to draw yet.
     from numba_lamb.cli.train import figure
 
-    results = json.dumps(rows.json_tree(experiment), indent=2, allow_nan=False)
+    results = json.dumps(table.json_tree(experiment), indent=2, allow_nan=False)
     (out / "results.json").write_text(results + "\n")
     figure.draw(experiment, out / "train.png")
     console.print()
     _say(console, words.caption(experiment))
-    console.print(rows.rich_table(experiment, ascii_only=not console.is_terminal))
+    console.print(table.rich_table(experiment, ascii_only=not console.is_terminal))
     if settings.folds:
         _say(console, words.search_verdict(experiment))
     _say(console, words.carried(experiment))

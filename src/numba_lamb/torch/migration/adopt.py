@@ -56,7 +56,7 @@ def adopt_state_dict(
         If it comes from an optimizer that is not known or that another class continues, or asks for something that
         has no counterpart.
     """
-    groups, state = _parts(state_dict)
+    groups, state = _buckets(state_dict)
     own = ours(groups)
     if own is not None:
         check_kind(kind, own, f"numba_lamb.torch.{own}")
@@ -155,7 +155,7 @@ def _copied(entry: Mapping[str, Any]) -> dict[str, Any]:
     return copied | {key: entry[key] for key in FILTERS if key in entry}
 
 
-def _parts(state_dict: Any) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
+def _buckets(state_dict: Any) -> tuple[list[Mapping[str, Any]], Mapping[Any, Any]]:
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict must be a mapping, not a {type(state_dict).__name__}")
     if "fp32_m" in state_dict or "fp32_v" in state_dict:
@@ -186,17 +186,17 @@ def _limit_of(source: Source, groups: list[Mapping[str, Any]]) -> dict[str, Any]
 
 
 def _settings_of(source: Source, other: torch.optim.Optimizer) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
+    hyper64: dict[str, Any] = {}
     if "max_grad_norm" in other.defaults:
-        settings["max_grad_norm"] = other.defaults["max_grad_norm"]
+        hyper64["max_grad_norm"] = other.defaults["max_grad_norm"]
     if source is sources.ADAM:
-        settings["decoupled"] = type(other).__name__ == "AdamW"
+        hyper64["decoupled"] = type(other).__name__ == "AdamW"
     if source is sources.DEEPSPEED:
         # Its eps_mode is 0 where eps is inside the root.
-        settings["eps_inside_sqrt"] = getattr(other, "eps_mode", 1) == 0
+        hyper64["eps_inside_sqrt"] = getattr(other, "eps_mode", 1) == 0
     if source is sources.TORCH_OPTIMIZER:
-        settings |= _CYBERTRONAI
-    return settings | {
+        hyper64 |= _CYBERTRONAI
+    return hyper64 | {
         key: getattr(other, key) for key in _ATTRIBUTES.get(source.name, ()) if hasattr(other, key)
     }
 

@@ -1,0 +1,1 @@
+"""How a step is taken, for every front end: buckets of layers by dtype, columns, passes, counters, statistics."""

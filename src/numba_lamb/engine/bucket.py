@@ -1,0 +1,129 @@
+"""A Part: the layers of one dtype with what kernels are told about them, wherever their arrays live."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
+from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.numerics import rules
+
+
+class Bucket(ABC):
+    """Tables of the layers that share a dtype.
+
+    Parameters
+    ----------
+    layout : FlatLayout
+        The whole model's layout.
+    dtype : numpy.dtype
+        Which of its layers this bucket holds.
+    parameters : sequence of Parameter
+        All parameters, in the layout's order.
+    decayed : sequence of bool
+        For each parameter whether its group's weight decay applies to it.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+    ) -> None:
+        self.dtype = dtype
+        self.largest = float(np.finfo(dtype).max)
+        self.indices = layout.indices(dtype)
+        self.layers = [layout.layers[k] for k in self.indices]
+        self.table = layout.table(dtype)
+        self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
+        self.addresses = np.zeros((len(self.indices), columns.ADDRESSES), dtype=np.int64)
+        self.addresses[:, columns.WEIGHTS] = [parameters[k].storage.address for k in self.indices]
+        self.hyper = np.zeros((len(self.indices), columns.HYPER), dtype=dtype)
+        self.hyper[:, columns.SHRINK] = 1
+        self.hyper64 = np.zeros((len(self.indices), columns.HYPER64))
+        self.decayed = np.array([decayed[k] for k in self.indices], dtype=np.float64)
+        self.hyper64[:, columns.DECAYED] = self.decayed
+        self.hyper64[:, columns.SIGN] = 1
+        self.refresh_flags()
+
+    @abstractmethod
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """Return what a step leaves behind, by name: ``steps``, ``updated``, ``norms`` and flat state."""
+
+    @abstractmethod
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """Return arrays of the form of `saved`, to be filled and restored."""
+
+    @abstractmethod
+    def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `saved` returned, of this bucket or of one with the first of its layers."""
+
+    def adopt(self, older: "Bucket") -> None:
+        """Take over state and steps of a bucket whose layers are the first of this one."""
+        self.restore(older.saved())
+
+    def refresh_flags(self) -> None:
+        """Recompute the flags derived from `hyper64`; call after writing to it."""
+        hyper64 = self.hyper64
+        limits = hyper64[hyper64[:, columns.MAX_GRAD_NORM] > 0, columns.MAX_GRAD_NORM]
+        self.clips = bool(limits.size)
+        """Whether the gradients of any layer are clipped."""
+        self.least_limit = float(limits.min(initial=math.inf))
+        """The least norm that any are clipped to."""
+        self.checks = bool(hyper64[:, columns.CHECKED].any())
+        """Whether the gradients of any layer must be finite."""
+        self.shrinks = bool(hyper64[:, columns.DECOUPLED].any())
+        """Whether any layer's weights are decayed outside the direction."""
+        corrections = hyper64[:, columns.BETA1_64 : columns.RATE_CORRECTION + 1]
+        self.corrects_alike = bool((corrections == corrections[0]).all())
+        """Whether the moments of all layers are corrected in one way."""
+        self.corrects_rates = bool(hyper64[:, columns.RATE_CORRECTION].any())
+        """Whether the rate of any layer is corrected."""
+
+    def raw_bounds(self, loss_scale: float) -> NDArray[Any]:
+        """Return what each layer's gradients may be at most, as they are given."""
+        given = self.hyper64[:, [columns.BOUND, columns.MAX_GRAD_NORM]].tolist()
+        known = {
+            (bound, limit): rules.raw_bound(bound, limit, loss_scale, self.largest)
+            for bound, limit in set(map(tuple, given))
+        }
+        return np.array([known[tuple(key)] for key in given], dtype=self.dtype)
+
+    def cast(self, name: str, value: float) -> float:
+        """Return `value` if it is finite in this bucket's dtype, and not 0 unless it is."""
+        with np.errstate(over="ignore", under="ignore"):
+            held = self.dtype.type(value)
+        if not np.isfinite(held) or (held == 0) != (value == 0):
+            raise ValueError(
+                f"{name} must be a normal number in {self.dtype}, the dtype of parameter "
+                f"{self.layers[0].name!r}, not {value!r}"
+            )
+        return value
+
+    def centralize(self, groups: Sequence[int]) -> None:
+        """Make the tables of row means for the layers of `groups`."""
+        count = len(self.layers)
+        self.first_row = np.full(count, -1, dtype=np.int64)
+        self.row_lengths = np.ones(count, dtype=np.int64)
+        owners = []
+        rows_so_far = 0
+        for k, layer in enumerate(self.layers):
+            if layer.group in groups and layer.size:
+                self.first_row[k] = rows_so_far
+                self.row_lengths[k] = layer.size // layer.shape[0]
+                owners.append(np.stack([np.full(layer.shape[0], k), np.arange(layer.shape[0])], axis=1))
+                rows_so_far += layer.shape[0]
+        self.row_table = np.ascontiguousarray(
+            np.concatenate(owners) if owners else np.zeros((0, 2)), dtype=np.int64
+        )
+
+
+def view_of(buffer: NDArray[Any], layer: Layer) -> NDArray[Any]:
+    """Return the piece of a flat state buffer that is one layer's, shaped as its parameter."""
+    return buffer[layer.offset : layer.offset + layer.size].reshape(layer.shape)

@@ -1,0 +1,32 @@
+"""Which backend an optimizer's arrays need."""
+
+from collections.abc import Sequence
+
+from numba_lamb.arrays import check_one_place
+from numba_lamb.engine.cpu.backend import CpuBackend
+from numba_lamb.engine.interface import Backend
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels.cpu import launch
+
+
+def choose_backend(
+    parameters: Sequence[Parameter], num_threads: int | None, capture_steps: int | None
+) -> Backend:
+    """Return the backend for arrays where these parameters are, or raise if they are not all in one place."""
+    storages = [parameter.storage for parameter in parameters]
+    check_one_place([parameter.name for parameter in parameters], storages)
+    on_gpu = storages[0].on_gpu
+    if not on_gpu:
+        if capture_steps is not None:
+            raise ValueError("capture_steps is for arrays on a GPU; these parameters are NumPy arrays")
+        return CpuBackend(launch.check_num_threads(num_threads))
+    if num_threads is not None:
+        raise ValueError("num_threads is for NumPy arrays; these parameters are on a GPU")
+    # Only GPU users pay for loading what drives one.
+    from numba_lamb.engine.cuda.backend import CudaBackend
+
+    libraries = {storage.library for storage in storages}
+    library = next((name for name in ("torch", "cupy") if name in libraries), None)
+    # Parameters without values are on no GPU in particular.
+    index = next((storage.device for storage in storages if storage.device is not None), 0)
+    return CudaBackend(index, library, capture_steps)

@@ -1,0 +1,207 @@
+"""CpuPart: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.arrays import address_of, aligned_zeros
+from numba_lamb.checks import check_step_count
+from numba_lamb.engine.bucket import Bucket
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
+from numba_lamb.kernels.columns import LARGEST_COUNT as LARGEST
+from numba_lamb.kernels.cpu import passes
+from numba_lamb.kernels.cpu.program import Program, Work
+from numba_lamb.layout import FlatLayout
+from numba_lamb.numerics import rules
+
+
+class CpuBucket(Bucket):
+    """Tables, state and scratch of the layers that share a dtype, in the CPU's memory.
+
+    Parameters
+    ----------
+    layout, dtype, parameters, decayed
+        As for `Part`.
+    state_names : sequence of str
+        One flat buffer is kept for each; they go to the address columns from `columns.FIRST` on.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+    ) -> None:
+        super().__init__(layout, dtype, parameters, decayed)
+        count, chunks = len(self.layers), len(self.table.chunks)
+        self.rates = np.zeros(count)
+        self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
+        self.updated = np.zeros(count, dtype=np.bool_)
+        # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
+        self._common = np.zeros(1, dtype=np.int64)
+        self.forget_written()
+        self._program: Program | None = None
+        self._program_of: tuple[bool, bool] | None = None
+        self.sums = np.zeros((chunks, 2))
+        self.norms = np.zeros((count, columns.NORMS))
+        self.scales = np.zeros((count, columns.SCALES), dtype=dtype)
+        self.nonfinite = np.zeros(chunks, dtype=np.int32)
+        self.bounds = np.zeros(count, dtype=dtype)
+        self._bounds_of: float | None = None
+        self.squares = np.zeros(count)
+        self.total = np.zeros(1)
+        self._state: dict[str, NDArray[Any]] = {}
+        for column, name in enumerate(state_names, start=columns.EXP_AVG):
+            buffer = aligned_zeros(self.table.extent, dtype)
+            self._state[name] = buffer
+            self.addresses[:, column] = address_of(buffer) + self.table.offsets * dtype.itemsize
+        self.centralize(())
+
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """Return what a step leaves behind, by name; not copied."""
+        return {"steps": self.steps, "updated": self.updated, "norms": self.norms, **self._state}
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """Return the arrays of `saved` themselves."""
+        return self.saved()
+
+    def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `saved` returned, of this bucket or of one with the first of its layers."""
+        own = self.saved()
+        for name, array in values.items():
+            if own[name] is not array:
+                own[name][: len(array)] = array
+        self._look_at_steps()
+        self.forget_written()
+
+    def forget_written(self) -> None:
+        """Have the next step write rates and decays anew."""
+        self.written_rates: list[float] | None = None
+        self.written_decays: list[float] | None = None
+
+    def use_steps(self, steps: NDArray[Any]) -> None:
+        """Have the layers' steps counted in an array of somebody else's."""
+        self.steps, self._program = steps, None
+        self._look_at_steps()
+
+    def common_step(self) -> int | None:
+        """Return the step count that all layers have, None if they differ; raise if one is no count."""
+        if self.steps.dtype.kind == "f":
+            # Somebody else's, who may have written to them.
+            self._look_at_steps()
+        common = int(self._common[0])
+        return None if common < 0 else common
+
+    def _look_at_steps(self) -> None:
+        """Find the count that all layers have, and raise if one is no count."""
+        steps = self.steps
+        if not ((steps >= 0) & (steps <= LARGEST) & (steps == np.floor(steps))).all():
+            for layer, count in zip(self.layers, steps.tolist(), strict=True):
+                check_step_count(layer.name, count)
+        self._common[0] = int(steps[0]) if (steps == steps[0]).all() else -1
+
+    def refresh_flags(self) -> None:
+        """Recompute what is derived from `hyper64`; call after writing to it."""
+        super().refresh_flags()
+        self._bounds_of = None
+
+    def find_bounds(self, loss_scale: float) -> None:
+        """Write what each layer's gradients may be at most, as they are given."""
+        if loss_scale != self._bounds_of:
+            self._bounds_of = None
+            self.bounds[:] = self.raw_bounds(loss_scale)
+            self._bounds_of = loss_scale
+
+    def write_rates(self, rates: NDArray[np.float64]) -> None:
+        """Write each layer's learning rate."""
+        self.rates[:] = rates
+
+    def write_decays(self, decays: NDArray[np.float64]) -> None:
+        """Write each layer's weight decay, 0 where a filter exempts it. Call `write_rates` first."""
+        decays = decays * self.hyper64[:, columns.DECAYED]
+        if self.shrinks:
+            outside = self.hyper64[:, columns.DECOUPLED] != 0
+            self.hyper[:, columns.SHRINK] = np.where(outside, 1.0 - self.rates * decays, 1.0)
+            decays = np.where(outside, 0.0, decays)
+        self.hyper[:, columns.DECAY] = decays
+
+    def write_corrections(self, common: int | None) -> None:
+        """Write the bias corrections of LAMB's layers for their next steps, and correct rates that ask for it.
+
+        `common` is what `common_step` returned.
+        """
+        given = self.hyper64[:, columns.BETA1_64 : columns.RATE_CORRECTION + 1]
+        if common is not None and self.corrects_alike:
+            found = _corrections((*given[0].tolist(), common + 1))
+            self.hyper[:, columns.CORRECTION1] = found[0]
+            self.hyper[:, columns.CORRECTION2] = found[1]
+            if found[2] != 1.0:
+                self.rates *= found[2]
+            return
+        table = np.column_stack([given, self.steps])
+        if self.corrects_alike:
+            _, first, which = np.unique(self.steps, return_index=True, return_inverse=True)
+            keys = table[first]
+        else:
+            keys, which = np.unique(table, axis=0, return_inverse=True)
+        found_of = np.array([_corrections((*key[:-1], int(key[-1]) + 1)) for key in keys.tolist()])[
+            which.ravel()
+        ]
+        self.hyper[:, [columns.CORRECTION1, columns.CORRECTION2]] = found_of[:, :2]
+        if self.corrects_rates:
+            self.rates *= found_of[:, 2]
+
+    def centralize(self, groups: Sequence[int]) -> None:
+        """Make the tables of row means for the layers of `groups`, and space for the means."""
+        super().centralize(groups)
+        self.means = np.zeros(len(self.row_table), dtype=self.dtype)
+        # What centralization multiplies each layer's gradient and weights by.
+        self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)
+        self._program = None
+
+    def prepare_rows(self, has_two_moments: bool) -> None:
+        """Write what the row means of this step are made with, once gradients' factors are known."""
+        if len(self.row_table):
+            self.prepared[:, 0] = self.hyper[:, columns.RESCALE]
+            # LAMB centralizes the gradient itself, with no decay in it.
+            self.prepared[:, 1] = 0 if has_two_moments else self.hyper[:, columns.DECAY]
+
+    def program(self, has_two_moments: bool) -> Program:
+        """Return a step of this bucket, to its counts: Lamb's layers have two moments, those of Lars one."""
+        key = has_two_moments, self.shrinks
+        if self._program is None or key != self._program_of:
+            self._program, self._program_of = Program(self._work(has_two_moments)), key
+        return self._program
+
+    def _work(self, has_two_moments: bool) -> list[Work]:
+        table, addresses, hyper = self.table, self.addresses, self.hyper
+        chunks = len(table.chunks)
+        work = []
+        if self.shrinks:
+            work.append(Work(passes.decay_weights, chunks, (addresses, hyper, table.sizes, table.chunks)))
+        if len(self.row_table):
+            arguments = (addresses, self.prepared, self.row_table, self.row_lengths, self.means)
+            work.append(Work(passes.row_means, chunks, arguments))
+        tables = (
+            *(addresses, hyper, self.hyper64, self.rates),
+            *(table.sizes, table.first_chunk, table.chunks, table.windows),
+            *(self.first_row, self.row_lengths, self.means),
+            *(self.sums, self.norms, self.scales),
+        )
+        work.append(Work(passes.lamb_step if has_two_moments else passes.lars_step, chunks, tables))
+        work.append(Work(passes.count_layers, 0, (addresses, self.steps, self.updated, self._common)))
+        return work
+
+
+def _corrections(key: Sequence[Any]) -> tuple[float, float, float]:
+    """Return what the moments and the rate are multiplied by, given decay rates, options and the 1-based step."""
+    beta1, beta2, corrected, kind, step = key
+    factor = rules.rate_factor(kind, beta1, beta2, step)
+    if not corrected:
+        return 1.0, 1.0, factor
+    return rules.bias_correction(beta1, step), rules.bias_correction(beta2, step), factor

@@ -1,0 +1,1 @@
+"""Steps on a GPU, for which the host never waits."""

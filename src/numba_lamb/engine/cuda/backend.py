@@ -1,0 +1,404 @@
+"""CudaBackend: the phases of a step on a GPU, none of which waits for the device unless it is asked to.
+
+The kernels of a step are queued one after another, whatever they will find: whether gradients are finite, by how
+much they are clipped and how often the step was applied is decided and counted on the device.
+"""
+
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb import device as cuda
+from numba_lamb.device_reader import DeviceReader
+from numba_lamb.engine.cpu import finite
+from numba_lamb.engine.cuda.bucket import CudaBucket
+from numba_lamb.engine.cuda.rates import CudaRates, Progress
+from numba_lamb.engine.cuda.record import CudaRecord
+from numba_lamb.engine.cuda.stats import LazyStats
+from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
+from numba_lamb.engine.interface import Backend, Subject
+from numba_lamb.engine.records import RecordLayout
+from numba_lamb.gradients import Reader
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
+from numba_lamb.kernels.cuda import fields
+from numba_lamb.layout import FlatLayout, Layer
+
+_LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
+"""The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
+_REASONS = {
+    fields.ENDED: "a step was taken past capture_steps, for which no rates are tabulated",
+    fields.BAD_RATE: (
+        "a rate in device memory was negative, not finite, or more than the parameters' dtype can hold"
+    ),
+    fields.STALE: "a graph was replayed that was captured before a parameter group was added or Lars took over",
+}
+
+
+class CudaBackend(Backend):
+    """Runs steps on one GPU.
+
+    Parameters
+    ----------
+    index : int
+        The GPU.
+    library : str or None
+        ``"torch"`` or ``"cupy"`` where that owns the parameters: steps go to its current stream.
+    capture_steps : int or None
+        Steps whose rates are tabulated beforehand, so that a step can be captured into a graph.
+    """
+
+    nonfinite = "skip"
+    waits = True
+
+    def __init__(self, index: int, library: str | None, capture_steps: int | None) -> None:
+        if capture_steps is not None and (
+            isinstance(capture_steps, bool) or not isinstance(capture_steps, int)
+        ):
+            raise TypeError(f"capture_steps must be an int or None, not {type(capture_steps).__name__}")
+        if capture_steps is not None and capture_steps < 1:
+            raise ValueError(f"capture_steps must be at least 1, not {capture_steps}")
+        self._library = library
+        self._device = cuda.open_device(index)
+        self._held: deque[tuple[cuda.Event, Any]] = deque()
+        # The last stream that is known to have work, and the end of it there.
+        self._stream = cuda.LEGACY_STREAM
+        self._buckets: list[CudaBucket] = []
+        # Whether kernels that look at gradients were queued without those that lower their flags.
+        self._is_looking = False
+        # The counts that were set last: another list whenever they are.
+        self._started = [0, 0]
+        # What captured graphs may still read and write.
+        self._kept: list[Any] = []
+        self.grad_scale = 0
+        """The address of a float32 value on the device that gradients were multiplied by, 0 for none."""
+        self.found_inf = 0
+        """The address of a float32 value on the device that is not 0 where a step must be left out, 0 for none."""
+        with self._device.current():
+            self._last = cuda.Event(self._device)
+            self._control = self._device.zeros(fields.CONTROLS * 8)
+            self._clip = self._device.zeros(fields.CLIP_FIELDS * 8)
+            self._clips = Snapshots(self._device, self._clip.address, np.zeros(fields.CLIP_FIELDS))
+            self._progress = Progress(self._device, self._control.address)
+            self._rates = CudaRates(self._device, self._progress, capture_steps)
+
+    def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
+        """Return what says where these parameters and their gradients lie."""
+        return DeviceReader(layers, arrays, self._device.index)
+
+    def check_copyable(self) -> None:
+        """Raise: the arrays of a copy would be somewhere else."""
+        raise TypeError(
+            "an optimizer of arrays on a GPU cannot be copied or pickled; make another one and give it this one's "
+            "state with state_dict and load_state_dict"
+        )
+
+    def new_bucket(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+    ) -> CudaBucket:
+        """Return tables and zeroed state for the layers of `dtype`."""
+        for parameter in parameters:
+            if parameter.storage.device not in (None, self._device.index):
+                raise ValueError(
+                    f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
+                    f"not on GPU {parameter.storage.device}"
+                )
+        # Validate before anything is modified.
+        self._rates.rehearse()
+        with self._device.current():
+            return CudaBucket(layout, dtype, parameters, decayed, state_names, self._device)
+
+    def values_of(self, parameter: Parameter) -> NDArray[Any]:
+        """Return a parameter's values, after waiting for the device."""
+        storage = parameter.found_again().storage
+        values = np.empty(storage.shape, dtype=storage.dtype)
+        with self._device.current():
+            self._device.read(storage.address, values)
+        return values
+
+    def writer(self, parameter: Parameter, values: NDArray[Any]) -> Callable[[], Any]:
+        """Return what writes values of the right form into a parameter, after waiting for the device."""
+        return partial(self._write, parameter.found_again().storage.address, np.ascontiguousarray(values))
+
+    def _write(self, address: int, values: NDArray[Any]) -> None:
+        with self._device.current():
+            self._device.finish()
+            self._device.write(address, values)
+
+    def placed(self, optimizer: Subject) -> None:
+        """Make the rates' tables, load kernels, tell the buckets what never changes, and wait for all of it."""
+        buckets = [bucket for bucket in optimizer._buckets if isinstance(bucket, CudaBucket)]
+        with self._device.current():
+            # Nothing is under way after this, so that what is replaced can be given back.
+            generation = self._progress.begin_generation()
+            self._held.clear()
+            if self._progress.replayed:
+                self._kept.append((self._buckets, self._rates.mirror, self._rates.table))
+            self._buckets = buckets
+            self._record_layout: RecordLayout | None = None
+            groups = range(len(optimizer._groups.dicts))
+            self._rates.place(optimizer._groups, [_largest_in(buckets, group) for group in groups])
+            for bucket in buckets:
+                args = bucket.args
+                args[fields.GROUPS], args[fields.RATE_TABLE] = (
+                    self._rates.mirror.address,
+                    self._rates.table.address,
+                )
+                args[fields.CONTROL], args[fields.GRAD_CLIP] = self._control.address, self._clip.address
+                args[fields.GROUP_COUNT] = len(groups)
+                args[fields.TABLE_STEPS], args[fields.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
+                args[fields.TWO_MOMENTS] = optimizer._has_two_moments
+                args[fields.LAST_BUCKET] = bucket is buckets[-1]
+                args[fields.GENERATION] = generation
+                bucket.adapts = bool(bucket.hyper[:, columns.ADAPT].any())
+            for bucket, name in self._prepare(optimizer, capturing=False):
+                bucket.load(name)
+            self._device.finish()
+
+    # -- the step ------------------------------------------------------------------------------------------
+
+    def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
+        """Queue a step and return whether it was: always, unless something was refused."""
+        usual = cuda.current_stream(self._library, self._device.index)
+        target = usual if stream is None else cuda.stream_address(stream)
+        with self._device.current():
+            capturing = self._device.is_capturing(target)
+            if capturing and optimizer._nonfinite == "raise":
+                raise RuntimeError('a step with nonfinite="raise" waits for the GPU and cannot be captured')
+            self._rates.evaluate(capturing)
+            held = optimizer._gradients.ordered(gradients)
+            if self._is_looking:
+                # A step was interrupted before its last kernel, which lowers the flags.
+                self._lower_flags()
+            # Schedules and what gives the gradients are the user's code; from here on none runs.
+            optimizer._gradients.update(held)
+            kernels = self._prepare(optimizer, capturing)
+            # What can be refused was refused; from here on work is queued.
+            self._order(optimizer._gradients.producers(held), target, capturing)
+            self._rates.send(target, capturing)
+            for bucket in self._buckets:
+                if capturing:
+                    bucket.mirror.capture(target)
+                    continue
+                if self._progress.replayed:
+                    bucket.mirror.forget()
+                bucket.mirror.send(target)
+            self._queue(optimizer, kernels, target, capturing)
+            if capturing:
+                self._progress.replayed = True
+                return True
+            self._progress.queued(target)
+            self._mark(target)
+            self._hold(held, target, usual)
+        return True
+
+    def _prepare(self, optimizer: Subject, capturing: bool) -> list[tuple[CudaBucket, str]]:
+        """Tell the buckets what the next step is like, and return its kernels, loaded, in order."""
+        clips = any(bucket.clips for bucket in self._buckets)
+        for bucket in self._buckets:
+            if not bucket.rows_are_placed:
+                _refuse_to_capture(capturing, "'grad_centralization' of a group")
+                bucket.place_rows()
+            bucket.constants[fields.LOSS_SCALE] = optimizer._loss_scale
+            bucket.inspect_gradients(clips)
+            bucket.args[fields.GRAD_SCALE], bucket.args[fields.FOUND_INF] = self.grad_scale, self.found_inf
+        kernels = self._kernels(optimizer)
+        for bucket, name in kernels:
+            if bucket.lacks(name):
+                _refuse_to_capture(capturing, "max_grad_norm, or another option,")
+            bucket.load(name)
+        return kernels
+
+    def _kernels(self, optimizer: Subject) -> list[tuple[CudaBucket, str]]:
+        kernels = [(bucket, "open_step") for bucket in self._buckets]
+        for name in ("gradient_squares", "clip_gradients"):
+            kernels += [(bucket, name) for bucket in self._buckets if bucket.clips]
+        if self.grad_scale or any(bucket.clips for bucket in self._buckets):
+            kernels += [(bucket, "scale_gradients") for bucket in self._buckets]
+        for bucket in self._buckets:
+            if bucket.shrinks:
+                kernels.append((bucket, "decay_weights"))
+            if len(bucket.row_table):
+                kernels.append((bucket, "row_means"))
+            if optimizer._has_two_moments:
+                kernels += [(bucket, "lamb_advance"), (bucket, "lamb_ratio"), (bucket, "lamb_descend")]
+            else:
+                if bucket.adapts:
+                    kernels.append((bucket, "lars_sums"))
+                kernels += [(bucket, "lars_ratio"), (bucket, "lars_update")]
+        return kernels
+
+    def _order(self, producers: set[int], target: int, capturing: bool) -> None:
+        """Have `target` wait for the step before this one, and for the streams that make its gradients."""
+        if not capturing:
+            self._follow(target)
+        for producer in producers:
+            # A graph can wait only for what it holds itself; what is outside is there before it is replayed.
+            if not capturing or self._device.is_capturing(producer):
+                self._device.order(producer, target)
+
+    def _follow(self, stream: int) -> None:
+        """Have `stream` wait for what this optimizer queued on another."""
+        if self._stream == cuda.LEGACY_STREAM:
+            self._device.order(self._stream, stream)
+        elif stream != self._stream or stream == cuda.PER_THREAD_STREAM:
+            # The stream itself may be gone, but the mark on it stays.
+            self._last.hold(stream)
+
+    def _mark(self, stream: int) -> None:
+        """Note that this optimizer's work on `stream` ends here."""
+        self._stream = stream
+        if stream != cuda.LEGACY_STREAM:
+            self._last.record(stream)
+
+    def _queue(
+        self, optimizer: Subject, kernels: Sequence[tuple[CudaBucket, str]], stream: int, capturing: bool
+    ) -> None:
+        calls = [bucket.on(stream, name) for bucket, name in kernels]
+        looking = 0
+        if optimizer._nonfinite == "raise":
+            looking = sum(name in _LOOKING for _, name in kernels)
+            self._is_looking = True
+            cuda.launch(calls[:looking])
+            self._verify(stream)
+        if not capturing:
+            self._progress.expect()
+        cuda.launch(calls[looking:])
+        self._is_looking = False
+
+    def _verify(self, stream: int) -> None:
+        """Wait for what the device found, and raise if it must stop the step; nothing was changed then."""
+        self._device.synchronize(stream)
+        control = self._progress.read()
+        refusal = int(control[fields.REFUSAL])
+        if not control[fields.FOUND] and not refusal:
+            return
+        if not refusal and self._is_left_out():
+            return
+        norm = self._lower_flags()
+        if refusal:
+            raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
+        looked = [(bucket, *bucket.looked_at()) for bucket in self._buckets]
+        watched = any(bucket.checks and bucket.clips for bucket in self._buckets)
+        finite.require(looked, norm if watched else None)
+
+    def _lower_flags(self) -> float:
+        """Undo what the kernels that look at gradients left on the device; return the norm that they found."""
+        control = self._progress.read()
+        clip = np.zeros(fields.CLIP_FIELDS)
+        self._device.read(self._clip.address, clip)
+        norm = float(clip[fields.STEP_NORM])
+        clip[fields.CLIP_SUM] = 0.0
+        self._device.write(self._clip.address, clip)
+        control[[fields.FOUND, fields.REFUSAL]] = 0
+        self._device.write(self._control.address, control)
+        self._is_looking = False
+        return norm
+
+    def _is_left_out(self) -> bool:
+        """Return whether a loss scaler leaves this step out, about which nothing is raised."""
+        found = np.zeros(1, dtype=np.float32)
+        if self.found_inf:
+            self._device.read(self.found_inf, found)
+        return bool(found[0] != 0)
+
+    def _hold(self, gradients: Sequence[Any], stream: int, usual: int) -> None:
+        """Keep gradients that another stream than the usual one reads from being given away before it has."""
+        while self._held and self._held[0][0].is_reached():
+            self._held.popleft()
+        if stream == usual:
+            return
+        torch: Any = sys.modules.get("torch")
+        others = []
+        for gradient in gradients:
+            if torch is not None and isinstance(gradient, torch.Tensor):
+                gradient.record_stream(torch.cuda.ExternalStream(stream, device=self._device.index))
+            elif gradient is not None:
+                others.append(gradient)
+        if others:
+            event = cuda.Event(self._device)
+            event.record(stream)
+            self._held.append((event, others))
+
+    # -- what the device knows -----------------------------------------------------------------------------
+
+    def _read_control(self) -> NDArray[np.int64]:
+        with self._device.current():
+            control = self._progress.read()
+        self._held.clear()
+        return control
+
+    def counters(self) -> tuple[int, int]:
+        """Return how many steps were applied and how many skipped, after waiting for the device."""
+        control = self._read_control()
+        return int(control[fields.APPLIED]), int(control[fields.SKIPPED])
+
+    def set_counters(self, applied: int, skipped: int) -> None:
+        """Set what `counters` returns."""
+        with self._device.current():
+            self._device.finish()
+            self._device.write(self._clip.address, np.zeros(fields.CLIP_FIELDS))
+            self._progress.write(applied, skipped)
+            self._rates.forget()
+        self._started = [applied, skipped]
+
+    def refusals(self) -> tuple[int, Sequence[str]]:
+        """Return how many steps the device refused, and why."""
+        control = self._read_control()
+        return int(control[fields.REFUSED]), _reasons(int(control[fields.REASONS]))
+
+    def stats(self, optimizer: Subject) -> Mapping[str, float]:
+        """Return the optimizer's statistics by name; they are waited for when the first is read."""
+        snapshots, _ = self._copies("stats()", counts=False)
+        return LazyStats(optimizer, self._buckets, snapshots)
+
+    def record(self, optimizer: Subject) -> CudaRecord:
+        """Return copies of what the last step left, which are queued behind it and waited for when read."""
+        if self._record_layout is None:
+            self._record_layout = RecordLayout(self._buckets, optimizer._placement, optimizer._statistics)
+        snapshots, control = self._copies("record()", counts=True)
+        return CudaRecord(self._record_layout, self._buckets, self._started, [*snapshots, *control])
+
+    def _copies(self, asked: str, counts: bool) -> tuple[list[Snapshot], list[Snapshot]]:
+        """Queue copies of what the buckets and the clip wrote, and of the counts, behind all work so far."""
+        usual = cuda.current_stream(self._library, self._device.index)
+        with self._device.current():
+            if self._device.is_capturing(usual):
+                raise RuntimeError(f"{asked} cannot be captured; call it outside of capture")
+            if self._progress.replayed:
+                # On which streams graphs were replayed is not known here.
+                self._device.finish()
+            self._follow(usual)
+            snapshots = [bucket.snapshot(usual) for bucket in self._buckets]
+            snapshots.append(self._clips.take(usual))
+            control = [self._progress.snapshot(usual)] if counts else []
+            self._mark(usual)
+        return snapshots, control
+
+
+def _reasons(bits: int) -> list[str]:
+    return [reason for bit, reason in _REASONS.items() if bits & bit]
+
+
+def _largest_in(buckets: Sequence[CudaBucket], group: int) -> float:
+    """Return the largest number that the dtypes of a group's parameters can all hold."""
+    return min((bucket.largest for bucket in buckets if group in bucket.group_of), default=math.inf)
+
+
+def _refuse_to_capture(capturing: bool, what: str) -> None:
+    if capturing:
+        raise RuntimeError(
+            f"{what} was changed, for which kernels or tables are still to be made ready; "
+            "take one step outside of capture first"
+        )

@@ -1,0 +1,260 @@
+"""CudaPart: the layers of one dtype whose arrays live on a GPU, with their tables and state there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.device import Buffer, Device, Launch
+from numba_lamb.engine.bucket import Bucket
+from numba_lamb.engine.cuda.transfers import Block, Mirror, Snapshot, Snapshots, block_of
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
+from numba_lamb.kernels.cuda import build, fields
+from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.layout import FlatLayout
+
+
+class CudaBucket(Bucket):
+    """Tables, state and scratch of the layers that share a dtype, on a GPU.
+
+    What the host says (addresses, hyper-parameters, kernel arguments) is one block, sent when it changes. What
+    the kernels write (norms, step counts, state) is read when it is asked for.
+    """
+
+    def __init__(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        decayed: Sequence[bool],
+        state_names: Sequence[str],
+        device: Device,
+    ) -> None:
+        super().__init__(layout, dtype, parameters, decayed)
+        self.device = device
+        self.adapts = True
+        """Whether any layer has a trust ratio."""
+        count, chunks = len(self.layers), len(self.table.chunks)
+        self.told = Block(
+            {
+                "args": ((fields.FIELDS,), np.int64),
+                "addresses": ((count, columns.ADDRESSES), np.int64),
+                "hyper": ((count, columns.HYPER), dtype),
+                "hyper64": ((count, columns.HYPER64), np.float64),
+                "constants": ((fields.CONSTANTS_COUNT,), np.float64),
+            }
+        )
+        self.told.fill({"addresses": self.addresses, "hyper": self.hyper, "hyper64": self.hyper64})
+        told = self.told.tables
+        self.addresses, self.hyper, self.hyper64 = told["addresses"], told["hyper"], told["hyper64"]
+        self.args, self.constants = told["args"], told["constants"]
+        self.constants[fields.LARGEST] = self.largest
+        self.mirror = Mirror(device, self.told.memory)
+        self._work = Block(
+            {
+                "norms": ((count, columns.NORMS), np.float64),
+                "updated": ((count,), np.int64),
+                "steps": ((count,), np.int64),
+                "rates": ((count,), np.float64),
+                "scales": ((count, columns.SCALES), dtype),
+                "squares": ((count,), np.float64),
+                "sums": ((chunks, 2), np.float64),
+                "nonfinite": ((chunks,), np.int32),
+            }
+        )
+        self._work_memory = device.zeros(len(self._work.memory))
+        # Norms and marks lie side by side at the start.
+        written = self._work.memory[: self._work.offsets["steps"]]
+        self._snapshots = Snapshots(device, self._work_memory.address, written)
+        self._state_memory = {name: device.zeros(self.table.extent * dtype.itemsize) for name in state_names}
+        for column, memory in enumerate(self._state_memory.values(), start=columns.EXP_AVG):
+            self.addresses[:, column] = memory.address + self.table.offsets * dtype.itemsize
+        self._place_tables()
+        # Whether kernels read the gradients before the update.
+        self._looks = False
+        self._launches: dict[str, Launch] = {}
+        # Kept for each choice of groups, because a captured graph may still read them.
+        self._rows_memory: dict[tuple[int, ...], tuple[Block, Buffer]] = {}
+        self.centralize(())
+
+    def _place_tables(self) -> None:
+        self._tables = block_of(
+            {
+                "sizes": self.table.sizes,
+                "first_chunk": self.table.first_chunk,
+                "chunks": self.table.chunks,
+                "group_of": self.group_of.astype(np.int64),
+            }
+        )
+        self._tables_memory = self._sent(self._tables)
+        self.args[fields.LAYERS] = len(self.layers)
+        self.args[fields.CHUNK_COUNT] = len(self.table.chunks)
+        told, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
+        for field, name in (
+            (fields.ADDRESSES, "addresses"),
+            (fields.HYPER64, "hyper64"),
+            (fields.CONSTANTS, "constants"),
+        ):
+            self.args[field] = told + self.told.offsets[name]
+        for field, name in (
+            (fields.NORMS, "norms"),
+            (fields.UPDATED, "updated"),
+            (fields.STEPS, "steps"),
+            (fields.RATES, "rates"),
+            (fields.SCALES, "scales"),
+            (fields.SQUARES, "squares"),
+            (fields.SUMS, "sums"),
+            (fields.NONFINITE, "nonfinite"),
+        ):
+            self.args[field] = work + self._work.offsets[name]
+        for field, name in (
+            (fields.SIZES, "sizes"),
+            (fields.FIRST_CHUNK, "first_chunk"),
+            (fields.CHUNKS, "chunks"),
+            (fields.GROUP_OF, "group_of"),
+        ):
+            self.args[field] = tables + self._tables.offsets[name]
+
+    def _sent(self, block: Block) -> Buffer:
+        buffer = Buffer(self.device, len(block.memory))
+        self.device.write(buffer.address, block.memory)
+        return buffer
+
+    def centralize(self, groups: Sequence[int]) -> None:
+        """Make the tables of row means for the layers of `groups`; `place_rows` gives them a place."""
+        super().centralize(groups)
+        self._centralized = tuple(groups)
+        self.rows_are_placed = False
+        """Whether kernels know of the rows as they are now."""
+
+    def place_rows(self) -> None:
+        """Put the tables of row means on the device, with space for the means."""
+        if self._centralized not in self._rows_memory:
+            block = block_of(
+                {
+                    "first_row": self.first_row,
+                    "row_lengths": self.row_lengths,
+                    "row_table": self.row_table,
+                    "means": np.zeros(len(self.row_table), dtype=self.dtype),
+                }
+            )
+            self._rows_memory[self._centralized] = block, self._sent(block)
+        block, buffer = self._rows_memory[self._centralized]
+        self.args[fields.ROW_COUNT] = len(self.row_table)
+        for field, name in (
+            (fields.FIRST_ROW, "first_row"),
+            (fields.ROW_LENGTHS, "row_lengths"),
+            (fields.ROW_TABLE, "row_table"),
+            (fields.MEANS, "means"),
+        ):
+            self.args[field] = buffer.address + block.offsets[name]
+        self._launches = {}
+        self.rows_are_placed = True
+
+    def use_steps(self, address: int) -> None:
+        """Have the layers' steps counted in the owner's float32 table on the device; 0 goes back to this bucket's.
+
+        It has one value for each layer, in the order of this bucket's layers, and must live as long as steps are
+        taken or replayed. What it holds is what counts: nothing is copied.
+        """
+        self.args[fields.OWNED_STEPS] = address
+
+    def inspect_gradients(self, clips: bool) -> None:
+        """Say whether a step clips any bucket's gradients; what it does with this bucket's is in `hyper64`."""
+        self.args[fields.CLIPS], self.args[fields.WATCHES] = clips, self.checks and self.clips
+        if self._looks != (self.checks or self.clips):
+            self._looks = self.checks or self.clips
+            self._launches = {}
+
+    def lacks(self, name: str) -> bool:
+        """Return whether a kernel is still to be compiled or loaded."""
+        return name not in self._launches and not self.device.has_function(name, self.dtype)
+
+    def load(self, name: str) -> None:
+        """Have a kernel of this bucket ready to run."""
+        if name not in self._launches:
+            self._launches[name] = self._bind(name)
+
+    def on(self, stream: int, name: str) -> Callable[[], Any]:
+        """Return what queues one kernel of this bucket, which was loaded, on `stream`."""
+        return self._launches[name].on(stream)
+
+    def _bind(self, name: str) -> Launch:
+        function = self.device.function(
+            name,
+            self.dtype,
+            lambda: build.machine_code(KERNELS[name], self.dtype, self.device.capability),
+        )
+        layers, chunks = len(self.layers), len(self.table.chunks)
+        warps = {
+            "open_step": -(-layers // 32) + chunks * self._looks,
+            "gradient_squares": layers,
+            "clip_gradients": 1,
+            "scale_gradients": -(-layers // 32),
+            "row_means": len(self.row_table),
+            "lamb_ratio": layers,
+            "lars_ratio": layers,
+        }.get(name, chunks)
+        told = self.mirror.address
+        return Launch(function, warps, told + self.told.offsets["args"], told + self.told.offsets["hyper"])
+
+    # -- what the kernels wrote ----------------------------------------------------------------------------
+
+    def snapshot(self, stream: int) -> Snapshot:
+        """Queue a copy of what `written_in` takes apart."""
+        return self._snapshots.take(stream)
+
+    def written_in(self, memory: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """Return the norms and the marks of updated layers in a snapshot."""
+        forms = self._work.tables
+        block = Block({name: (forms[name].shape, forms[name].dtype) for name in ("norms", "updated")})
+        block.memory[:] = memory
+        return block.tables["norms"], block.tables["updated"]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """Return one of the tables that kernels write, as all work so far leaves it."""
+        values = np.empty_like(self._work.tables[name])
+        with self.device.current():
+            self.device.read(self._work_memory.address + self._work.offsets[name], values)
+        return values
+
+    def looked_at(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+        """Return how many values of each chunk are not finite, and each layer's squares; 0 where nobody asks."""
+        nonfinite, squares = (np.zeros_like(self._work.tables[name]) for name in ("nonfinite", "squares"))
+        return (
+            self.read("nonfinite") if self.checks else nonfinite,
+            self.read("squares") if self.clips else squares,
+        )
+
+    def saved(self) -> dict[str, NDArray[Any]]:
+        """Return copies of what a step leaves behind, by name."""
+        values = {name: self.read(name) for name in ("steps", "updated", "norms")}
+        with self.device.current():
+            if self.args[fields.OWNED_STEPS]:
+                owned = np.empty(len(self.layers), dtype=np.float32)
+                self.device.read(int(self.args[fields.OWNED_STEPS]), owned)
+                values["steps"] = owned.astype(np.int64)
+            for name, memory in self._state_memory.items():
+                values[name] = np.empty(self.table.extent, dtype=self.dtype)
+                self.device.read(memory.address, values[name])
+        return values
+
+    def blank(self) -> dict[str, NDArray[Any]]:
+        """Return zeros of the form of `saved`."""
+        values = {name: np.zeros_like(self._work.tables[name]) for name in ("steps", "updated", "norms")}
+        return values | {name: np.zeros(self.table.extent, dtype=self.dtype) for name in self._state_memory}
+
+    def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `saved` returned, of this bucket or of one with the first of its layers."""
+        with self.device.current():
+            self.device.finish()
+            for name, table in values.items():
+                if name in self._state_memory:
+                    address = self._state_memory[name].address
+                elif name == "steps" and self.args[fields.OWNED_STEPS]:
+                    address, table = int(self.args[fields.OWNED_STEPS]), table.astype(np.float32)
+                else:
+                    address = self._work_memory.address + self._work.offsets[name]
+                self.device.write(address, np.ascontiguousarray(table))

@@ -1,0 +1,49 @@
+"""The columns of the per-layer tables that every kernel reads, CPU and CUDA alike.
+
+``addresses`` (int64, one row per layer) says where the layer's arrays start; a gradient address of 0 skips
+the layer. ``hyper`` (the parameter's dtype, one row per layer) holds its hyper-parameters, already cast.
+``norms`` (float64) and ``scales`` (the parameter's dtype) are written by the kernels, one row per layer.
+``hyper64`` (float64, one row per layer) holds what enters arithmetic that is done in float64.
+"""
+
+WEIGHTS, GRADIENT, EXP_AVG, EXP_AVG_SQ = range(4)
+ADDRESSES = 4
+
+# ADAPT says whether a layer has a trust ratio; where it is 0 the ratio is 1. RESCALE is the gradient's factor:
+# that of clipping over the loss scale.
+# Lamb: all to EPS, decoupled DECAY. Lars and Momentum: BETA1 is the momentum, coupled DECAY, and the direction
+# is VELOCITY*v + LOOKAHEAD*g.
+ADAPT, BETA1, DECAY, RESCALE = range(4)
+COMPLEMENT1, CORRECTION1, BETA2, COMPLEMENT2, CORRECTION2, EPS = range(4, 10)
+VELOCITY, LOOKAHEAD = range(4, 6)
+# What weights are multiplied by before the step, where their decay is not in the direction.
+SHRINK = 10
+HYPER = 11
+
+# UPDATE_NORM is the gradient's norm in Lars.
+WEIGHT_NORM, UPDATE_NORM, RATIO = range(3)
+NORMS = 3
+
+# The factor of what enters the first moment, and of what is taken from the weights.
+ADVANCE, DESCEND = range(2)
+SCALES = 2
+
+# DECAYED is the factor of the group's decay, DECOUPLED whether it shrinks the weights in place of entering the
+# direction. SIGN is -1 to maximize. CHECKED: gradients must be finite. MAX_GRAD_NORM is 0 for no clip.
+DECAYED, DECOUPLED, SIGN, CHECKED, MAX_GRAD_NORM = range(5)
+# Lamb: the decay rates of the moments, exactly; whether moments are corrected, and how the rate is; bounds of
+# ||w|| and of the ratio. RATIO_EPS is added to the ratio's denominator in Lars too.
+RATIO_EPS, BETA1_64, BETA2_64, BIAS_CORRECTION, RATE_CORRECTION, MAX_WEIGHT_NORM, MIN_RATIO, MAX_RATIO = (
+    range(5, 13)
+)
+# Lars: GUARD is one of `numba_lamb.numerics.rules`; RATE_INSIDE puts the rate into the momentum buffer.
+COEFFICIENT, TRUST_CLIP, RATE_INSIDE, GUARD = range(13, 17)
+# What a gradient without loss scale may be at most, where it is CHECKED.
+BOUND = 17
+HYPER64 = 18
+
+# What became of the steps so far (int64).
+APPLIED, SKIPPED = range(2)
+COUNTS = 2
+LARGEST_COUNT = 2**62
+"""The most steps that are counted, so that one more never overflows."""

@@ -1,0 +1,196 @@
+"""The CPU kernels: chunk functions run over all chunks with ``prange``.
+
+Layers are taken a window at a time, so that the second pass over small ones reads from the cache; a window
+is a run of whole layers (`numba_lamb.layout.WINDOW`). Neither windows nor threads can change a bit.
+
+Whether subnormal numbers are flushed to zero is a mode of each thread, so every loop that computes sets it to
+IEEE 754's and puts it back.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import prange
+
+from numba_lamb._compile import cpu_kernel
+from numba_lamb.kernels.columns import ADAPT, APPLIED, GRADIENT, MAX_GRAD_NORM, WEIGHTS
+from numba_lamb.kernels.cpu.chunks import (
+    lamb_advance,
+    lamb_descend,
+    lamb_ratio,
+    lars_ratio,
+    lars_sums,
+    lars_update,
+    shrink_weights,
+)
+from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to
+from numba_lamb.kernels.cpu.sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
+from numba_lamb.layout import CHUNK
+
+
+@cpu_kernel
+def check_gradients(addresses: Any, hyper: Any, bounds: Any, sizes: Any, chunks: Any, found: Any) -> None:
+    """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per parameter."""
+    for chunk in prange(chunks.shape[0]):
+        layer, start = chunks[chunk, 0], chunks[chunk, 1]
+        found[chunk] = 0
+        if addresses[layer, GRADIENT] != 0:
+            position = addresses[layer, GRADIENT] + start * hyper.itemsize
+            values = pointer_to(position, hyper[layer, ADAPT])
+            count = min(sizes[layer] - start, CHUNK)
+            found[chunk] = count_unusable(values, count, hyper.itemsize, bounds[layer])
+
+
+@cpu_kernel
+def gradient_squares(
+    addresses: Any, hyper: Any, bounds: Any, sizes: Any, chunks: Any, found: Any, sums: Any
+) -> None:
+    """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
+    for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
+        layer, start = chunks[chunk, 0], chunks[chunk, 1]
+        found[chunk] = 0
+        sums[chunk, 1] = 0.0
+        if addresses[layer, GRADIENT] != 0:
+            count = min(sizes[layer] - start, CHUNK)
+            values = pointer_to(addresses[layer, GRADIENT] + start * hyper.itemsize, hyper[layer, ADAPT])
+            squares = square_sum(values, count, hyper.itemsize)
+            sums[chunk, 1] = squares
+            # No value can be infinite, NaN or beyond the bound where the sum is not.
+            bound = np.float64(bounds[layer])
+            if not (math.isfinite(squares) and squares <= bound * bound):
+                found[chunk] = count_unusable(values, count, hyper.itemsize, bounds[layer])
+        leave_ieee(mode)
+
+
+@cpu_kernel
+def total_squares(first_chunk: Any, sums: Any, hyper64: Any, squares: Any, total: Any) -> None:
+    """Write the sum of each clipped layer's squares into `squares`, and that of all of them into `total`."""
+    mode = enter_ieee()
+    for layer in range(squares.shape[0]):
+        squares[layer] = 0.0
+        if hyper64[layer, MAX_GRAD_NORM] > 0:
+            squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
+    total[0] = sum_of_layers(squares)
+    leave_ieee(mode)
+
+
+@cpu_kernel
+def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, means: Any) -> None:
+    """Write the mean of each row (all axes but the first) of the layers that are centralized.
+
+    `prepared` holds for each layer the factor of its gradient and of its weights.
+    """
+    for row in prange(row_table.shape[0]):
+        mode = enter_ieee()
+        layer = row_table[row, 0]
+        if addresses[layer, GRADIENT] != 0:
+            rescale, decay = prepared[layer, 0], prepared[layer, 1]
+            length = row_lengths[layer]
+            skipped = row_table[row, 1] * length * prepared.itemsize
+            g = pointer_to(addresses[layer, GRADIENT] + skipped, decay)
+            w = pointer_to(addresses[layer, WEIGHTS] + skipped, decay)
+            means[row] = row_mean(g, w, length, rescale, decay)
+        leave_ieee(mode)
+
+
+@cpu_kernel
+def decay_weights(addresses: Any, hyper: Any, sizes: Any, chunks: Any) -> None:
+    """Decay the weights of layers whose decay is not in the direction."""
+    for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
+        shrink_weights(chunk, addresses, hyper, sizes, chunks)
+        leave_ieee(mode)
+
+
+@cpu_kernel
+def lamb_step(
+    addresses: Any,
+    hyper: Any,
+    hyper64: Any,
+    rates: Any,
+    sizes: Any,
+    first_chunk: Any,
+    chunks: Any,
+    windows: Any,
+    first_row: Any,
+    row_lengths: Any,
+    means: Any,
+    sums: Any,
+    norms: Any,
+    scales: Any,
+) -> None:
+    """Take one LAMB step on every layer that has a gradient: 40 bytes per float32 parameter."""
+    for window in range(windows.shape[0] - 1):
+        begin, end = windows[window], windows[window + 1]
+        for chunk in prange(first_chunk[begin], first_chunk[end]):
+            mode = enter_ieee()
+            lamb_advance(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, sums)
+            leave_ieee(mode)
+        mode = enter_ieee()
+        for layer in range(begin, end):
+            lamb_ratio(layer, addresses, hyper, hyper64, rates, first_chunk, sums, norms, scales)
+        leave_ieee(mode)
+        for chunk in prange(first_chunk[begin], first_chunk[end]):
+            mode = enter_ieee()
+            lamb_descend(chunk, addresses, hyper, sizes, chunks, scales)
+            leave_ieee(mode)
+
+
+@cpu_kernel
+def lars_step(
+    addresses: Any,
+    hyper: Any,
+    hyper64: Any,
+    rates: Any,
+    sizes: Any,
+    first_chunk: Any,
+    chunks: Any,
+    windows: Any,
+    first_row: Any,
+    row_lengths: Any,
+    means: Any,
+    sums: Any,
+    norms: Any,
+    scales: Any,
+) -> None:
+    """Take one LARS step: 28 bytes per float32 parameter of a layer that adapts, 20 of one that does not."""
+    for window in range(windows.shape[0] - 1):
+        begin, end = windows[window], windows[window + 1]
+        adapted = False
+        for layer in range(begin, end):
+            adapted = adapted or hyper[layer, ADAPT] != 0
+        if adapted:
+            for chunk in prange(first_chunk[begin], first_chunk[end]):
+                mode = enter_ieee()
+                lars_sums(chunk, addresses, hyper, sizes, chunks, sums)
+                leave_ieee(mode)
+        mode = enter_ieee()
+        for layer in range(begin, end):
+            lars_ratio(layer, addresses, hyper, hyper64, rates, first_chunk, sums, norms, scales)
+        leave_ieee(mode)
+        for chunk in prange(first_chunk[begin], first_chunk[end]):
+            mode = enter_ieee()
+            lars_update(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales)
+            leave_ieee(mode)
+
+
+@cpu_kernel
+def count_layers(addresses: Any, steps: Any, updated: Any, common: Any) -> None:
+    """Count the step of every layer that has a gradient; write the count that all have, -1 if they differ."""
+    alike = True
+    for layer in range(steps.shape[0]):
+        if addresses[layer, GRADIENT] != 0:
+            steps[layer] += 1
+            updated[layer] = True
+        alike = alike and steps[layer] == steps[0]
+    common[0] = np.int64(steps[0]) if alike else np.int64(-1)
+
+
+@cpu_kernel
+def count_step(counts: Any, norm: Any, shown: Any) -> None:
+    """Count a step that was applied, and show its gradients' norm: the last that a step does."""
+    counts[APPLIED] += 1
+    for k in range(shown.shape[0]):
+        shown[k] = norm[k]

@@ -1,0 +1,1 @@
+"""The kernels as numba-cuda compiles them for a GPU."""

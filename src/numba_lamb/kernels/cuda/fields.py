@@ -1,0 +1,86 @@
+"""What CUDA kernels are told, as columns of a few device tables; a kernel takes two pointers whatever it reads.
+
+``args`` (int64) holds the addresses of all tables of one bucket and the plain integers about it. ``control``
+(int64) is shared by all buckets: the counters and flags of the step, so that no decision needs the host.
+``groups`` (int64, group by quantity by field) says where a learning rate or weight decay comes from.
+"""
+
+# Tables that CPU kernels read too, under the same names.
+(
+    ADDRESSES,
+    RATES,
+    HYPER64,
+    SIZES,
+    FIRST_CHUNK,
+    CHUNKS,
+    FIRST_ROW,
+    ROW_LENGTHS,
+    ROW_TABLE,
+    MEANS,
+    SUMS,
+    NORMS,
+    SCALES,
+    NONFINITE,
+    # Tables that the host keeps to itself on the CPU, by layer: squares are float64, the rest int64.
+    GROUP_OF,
+    STEPS,
+    UPDATED,
+    SQUARES,
+    # What others own, 0 where there is none: float32 steps by layer, in place of ours; two float32 values of a
+    # loss scaler, what gradients were multiplied by, and one that is not 0 where the step must be left out.
+    OWNED_STEPS,
+    GRAD_SCALE,
+    FOUND_INF,
+    # Tables of the whole optimizer.
+    GROUPS,
+    RATE_TABLE,
+    CONSTANTS,
+    CONTROL,
+    GRAD_CLIP,
+    # Integers.
+    LAYERS,
+    CHUNK_COUNT,
+    ROW_COUNT,
+    GROUP_COUNT,
+    TABLE_STEPS,
+    TABLE_REPEATS,
+    # Whether layers have two moments, and so bias corrections and decoupled decay.
+    TWO_MOMENTS,
+    # Whether any bucket clips, and whether this one has layers that are clipped and layers that must be finite.
+    CLIPS,
+    WATCHES,
+    LAST_BUCKET,
+    # Which generation of the tables this args is of.
+    GENERATION,
+) = range(37)
+FIELDS = 37
+
+# float64 hyper.
+LARGEST, LOSS_SCALE = range(2)
+CONSTANTS_COUNT = 2
+
+# APPLIED, SKIPPED and REFUSED count steps. FOUND (a gradient is not finite, here or as a loss scaler says) and
+# REFUSAL (why the step cannot be taken at all) are set before any kernel of a step changes something, and cleared
+# by its last; STOPPED is their verdict for that last one, which may not read what it clears. REASONS holds all
+# refusals so far. CURRENT is the generation that books must be of: a captured graph may hold an older one.
+APPLIED, SKIPPED, REFUSED, FOUND, REFUSAL, STOPPED, REASONS, CURRENT = range(8)
+CONTROLS = 8
+
+# Refusals, which are bits: a table of rates has no value for the step; a rate in device memory is negative or not
+# finite; the args is of an older generation.
+ENDED, BAD_RATE, STALE = 1, 2, 4
+
+# The sum of squares over buckets so far, and its norm; that of the last step that was applied, and
+# whether it was clipped at all.
+CLIP_SUM, STEP_NORM, CLIP_NORM, CLIPPED = range(4)
+CLIP_FIELDS = 4
+
+# A group's rates, and for each where it comes from and the float64 bits or address that goes with it.
+LEARNING_RATE, WEIGHT_DECAY = range(2)
+QUANTITIES = 2
+SOURCE, PAYLOAD = range(2)
+SOURCE_FIELDS = 2
+NUMBER, TABLE, DEVICE_FLOAT32, DEVICE_FLOAT64 = range(4)
+
+THREADS = 128
+"""Threads in a block: four warps, so that a finished chunk frees its place soon."""
