@@ -11,9 +11,9 @@ import numpy as np
 # The readers of machine code are the tests'.
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 
-from numba_lamb import device
 from numba_lamb.kernels.cuda import build
 from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.memory import device
 from ptx.compile import Cubin, sass_counts
 from ptx.resources import resources_of
 

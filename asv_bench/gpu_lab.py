@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from numba_lamb import device
 from numba_lamb.cli.bench.machine import describe_machine, versions
 from numba_lamb.cli.bench.profiles import Shape
 from numba_lamb.cli.bench.subjects import DECAY, RATE
+from numba_lamb.memory import device
 
 COPIED = 2_000_000_000
 """Bytes that the copy reads, and as many that it writes: far more than any cache holds."""

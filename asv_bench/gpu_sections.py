@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numba_lamb as nl
-from numba_lamb import device
 from numba_lamb.cli.bench.profiles import PROFILES, Shape, parameter_count
 from numba_lamb.cli.bench.subjects import DECAY, RATE
 from numba_lamb.cli.bench.summary import spread
+from numba_lamb.memory import device
 
 ROUNDS = 15
 TURN_SECONDS = 0.015

@@ -12,8 +12,8 @@ import pytest
 
 import numba_lamb as nl
 from helpers import frozen
-from numba_lamb import device
 from numba_lamb.kernels.cuda import build
+from numba_lamb.memory import device
 from ptx.driver import FakeDriver
 
 Arrays = Mapping[str, Any]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from numba_lamb import device
+from numba_lamb.memory import device
 
 
 def why_no_gpu() -> str | None:

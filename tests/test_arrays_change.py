@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import numba_lamb as nl
 from helpers import frozen, snapshot
-from numba_lamb import array_reader
-from numba_lamb.array_reader import READABLE, WRITABLE, ArrayReader, fields_are_known
-from numba_lamb.kernels.object_reader import UNUSUAL
+from numba_lamb.memory import array_reader
+from numba_lamb.memory.array_reader import READABLE, WRITABLE, ArrayReader, fields_are_known
+from numba_lamb.memory.object_reader import UNUSUAL
 
 MAKERS: dict[str, Callable[..., Any]] = {
     "lamb": lambda params: nl.Lamb(params, 0.1),

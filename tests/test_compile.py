@@ -102,8 +102,8 @@ def test_the_source_hash_sees_every_kernel_file(monkeypatch: pytest.MonkeyPatch,
     for name in (
         "numerics/rules.py",
         "kernels/passes.py",
-        "kernels/rows.py",
-        "kernels/intrinsics.py",
+        "kernels/columns.py",
+        "kernels/cpu/intrinsics.py",
         "layout.py",
     ):
         copied = tmp_path / name.replace("/", "-")

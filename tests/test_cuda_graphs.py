@@ -253,7 +253,7 @@ def test_statistics_of_replays(gpu: Gpu) -> None:
 def test_statistics_cannot_be_captured(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
     optimizer = nl.Lamb(gpu.arrays(WEIGHTS), 0.05)
     stream = gpu.driver.stream()
-    monkeypatch.setattr("numba_lamb.device.current_stream", lambda library, index: stream)
+    monkeypatch.setattr("numba_lamb.memory.device.current_stream", lambda library, index: stream)
     gpu.driver.begin_capture(stream)
     with pytest.raises(RuntimeError, match="cannot be captured"):
         optimizer.stats()

@@ -20,8 +20,9 @@ from cuda_double import (  # noqa: F401
     gpu_fixture,
     gradients_like,
 )
-from numba_lamb import checkpoint, device
+from numba_lamb import checkpoint
 from numba_lamb.callbacks import LearningRateScheduler
+from numba_lamb.memory import device
 
 WEIGHTS = {
     "a": np.linspace(-1, 1, 200).astype("f4"),

@@ -13,7 +13,7 @@ import pytest
 
 import numba_lamb as nl
 from cuda_double import Gpu, GpuArray, Pair, gpu_fixture, gradients_like  # noqa: F401
-from numba_lamb import device_reader
+from numba_lamb.memory import device_reader
 
 STREAMS: dict[str, Callable[[int], Any]] = {
     "int": lambda address: address,

@@ -12,7 +12,7 @@ from gpu_arrays import MAKERS as LIBRARIES
 from gpu_arrays import NO_GPU, bare, cuda_torch, finish, library_called
 from gpu_twins import OPTIMIZERS, Twins, grouped
 from helpers import frozen
-from numba_lamb import device
+from numba_lamb.memory import device
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(NO_GPU is not None, reason=NO_GPU or "")]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from numba_lamb.array_reader import NO_SPANS
-from numba_lamb.device_reader import DeviceReader
 from numba_lamb.layout import FlatLayout
+from numba_lamb.memory.array_reader import NO_SPANS
+from numba_lamb.memory.device_reader import DeviceReader
 
 torch = pytest.importorskip("torch")
 # PyTorch numbers the CPU -1, so that a reader of that "GPU" takes tensors that need none.

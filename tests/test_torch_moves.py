@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 
-from numba_lamb.array_reader import NO_SPANS  # noqa: E402
-from numba_lamb.kernels.object_reader import UNUSUAL  # noqa: E402
-from numba_lamb.tensor_reader import TensorReader, fields_of, form_of  # noqa: E402
+from numba_lamb.memory.array_reader import NO_SPANS  # noqa: E402
+from numba_lamb.memory.object_reader import UNUSUAL  # noqa: E402
+from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of  # noqa: E402
 from numba_lamb.torch import Lamb, Lars, Momentum, model, places  # noqa: E402
 
 MAKERS: dict[str, Callable[..., Any]] = {

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from numba_lamb.arrays import Storage, check_parameter, is_array
 from numba_lamb.foreign import first_of, is_module, is_tensor, refuse_foreign
+from numba_lamb.memory.arrays import Storage, check_parameter, is_array
 from numba_lamb.option_names import meant
 
 GROUP_KEYS = ("params", "lr", "weight_decay", "grad_centralization")

@@ -7,12 +7,14 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from numba_lamb.arrays import Storage, is_array, on_device, value_on_device
+from numba_lamb.memory.arrays import Storage, is_array, on_device, value_on_device
 from numba_lamb.numerics.rules import ROUNDED_ZERO
 
 RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
 """A number, a 0-d or 1-D array, an iterable with one value per step, or a callable of the 0-based step."""
 
+RATE_KEYS = ("lr", "weight_decay")
+"""What a group has a rate for, by its keys."""
 
 _NO_TABLES = (Mapping, set, frozenset, bytes, bytearray, memoryview)
 

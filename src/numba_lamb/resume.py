@@ -9,8 +9,8 @@ import numpy as np
 
 from numba_lamb import checkpoint
 from numba_lamb._text import shorten
-from numba_lamb.arrays import check_parameter
 from numba_lamb.kernels.cpu.program import run_in_order
+from numba_lamb.memory.arrays import check_parameter
 from numba_lamb.optimizers.base import Optimizer
 
 __all__ = ["load", "save"]

@@ -1,4 +1,4 @@
-"""A double of the CUDA driver: the functions that `numba_lamb.device` calls, on NumPy memory and the interpreter.
+"""A double of the CUDA driver: what `numba_lamb.memory.device` calls, on NumPy memory and the interpreter.
 
 Nothing that is queued on a stream happens before somebody waits for it, which is the latest that the real driver
 allows. So a host buffer that is written over too soon, a result that is read without waiting, and a stream that

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from numba_lamb.arrays import check_one_place
 from numba_lamb.engine.cpu.backend import CpuBackend
 from numba_lamb.engine.interface import Backend
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cpu import launch
+from numba_lamb.memory.arrays import check_one_place
 
 
 def choose_backend(

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.records import Record
-from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.memory.gradients import Reader
 from numba_lamb.rates import Rate
 
 

@@ -12,19 +12,19 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import MemoryMap
 from numba_lamb.checks import check_filter, check_limit, check_nonfinite, passes
 from numba_lamb.engine.bucket import Bucket, view_of
 from numba_lamb.engine.choose import choose_backend
-from numba_lamb.gradients import GradientTable, WeightTable
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.memory.arrays import MemoryMap
+from numba_lamb.memory.gradients import GradientTable, WeightTable
 from numba_lamb.optimizers.attributes import OptionNames
 from numba_lamb.optimizers.description import Described
-from numba_lamb.optimizers.param_groups import KEYS, LiveGroups, decayed_by_name
+from numba_lamb.optimizers.param_groups import LiveGroups, decayed_by_name
 from numba_lamb.optimizers.state import check_state
-from numba_lamb.rates import Rate, RateLike
+from numba_lamb.rates import RATE_KEYS, Rate, RateLike
 from numba_lamb.step_lock import step_lock
 
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
@@ -346,7 +346,7 @@ class Optimizer(OptionNames, Described, ABC):
             "skipped_steps": skipped,
             "numbers": {name: getattr(self, name) for name in self._number_names},
             "groups": [
-                {key: self._groups.rate(index, key).number for key in KEYS}
+                {key: self._groups.rate(index, key).number for key in RATE_KEYS}
                 for index in range(len(self.param_groups))
             ],
             "layers": {

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._text import shorten
-from numba_lamb.arrays import is_array
+from numba_lamb.memory.arrays import is_array
 
 
 class Described:

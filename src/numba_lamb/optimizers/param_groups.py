@@ -4,10 +4,7 @@ from typing import Any
 
 from numba_lamb.groups import check_live_group
 from numba_lamb.layout import Layer
-from numba_lamb.rates import Rate, RateCache, RateLike
-
-KEYS = ("lr", "weight_decay")
-"""What a group has a rate for."""
+from numba_lamb.rates import RATE_KEYS, Rate, RateCache, RateLike
 
 
 def decayed_by_name(layer: Layer) -> bool:
@@ -27,7 +24,7 @@ class LiveGroups:
     def __init__(self, learning_rate: RateLike, weight_decay: RateLike) -> None:
         self._book = RateCache()
         self._defaults = {"lr": learning_rate, "weight_decay": weight_decay}
-        self._own: dict[str, list[bool]] = {key: [] for key in KEYS}
+        self._own: dict[str, list[bool]] = {key: [] for key in RATE_KEYS}
         self._by_name: list[bool] = []
         self.dicts: list[dict[str, Any]] = []
 
@@ -49,7 +46,7 @@ class LiveGroups:
                 "grad_centralization": options.get("grad_centralization", False),
             }
         )
-        for key in KEYS:
+        for key in RATE_KEYS:
             self._own[key].append(key in options)
             self.rate(len(self.dicts) - 1, key)
 

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from numba_lamb.engine.cpu import phases
 from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.cpu.record import CpuRecord
 from numba_lamb.engine.interface import named_stats
-from numba_lamb.engine.records import CpuRecord, RecordLayout
+from numba_lamb.engine.records import RecordLayout
 from numba_lamb.kernels import columns
 from numba_lamb.torch.model import Model, Step
 from numba_lamb.torch.options import number

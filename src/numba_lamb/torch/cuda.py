@@ -15,8 +15,7 @@ from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.program import run_in_order
 from numba_lamb.layout import FlatLayout
-from numba_lamb.optimizers.param_groups import KEYS
-from numba_lamb.rates import Rate, RateCache
+from numba_lamb.rates import RATE_KEYS, Rate, RateCache
 from numba_lamb.torch import tensors
 from numba_lamb.torch.model import Model, Step
 from numba_lamb.torch.options import where
@@ -27,12 +26,12 @@ class _Groups:
 
     def __init__(self) -> None:
         self._book = RateCache()
-        self._given: dict[str, Sequence[Any]] = dict.fromkeys(KEYS, ())
+        self._given: dict[str, Sequence[Any]] = dict.fromkeys(RATE_KEYS, ())
         self.dicts: Sequence[Mapping[str, Any]] = ()
 
     def give(self, rates: Sequence[Any], decays: Sequence[float]) -> None:
         """Say what the rates are now."""
-        self._given = dict(zip(KEYS, (rates, decays), strict=True))
+        self._given = dict(zip(RATE_KEYS, (rates, decays), strict=True))
 
     def rate(self, index: int, key: str) -> Rate:
         """Return the rate that a group has under `key` now."""

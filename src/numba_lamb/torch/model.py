@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.array_reader import Int64
-from numba_lamb.arrays import Storage
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
-from numba_lamb.kernels.object_reader import NOWHERE
 from numba_lamb.layout import FlatLayout
-from numba_lamb.tensor_reader import TensorReader, fields_of, form_of
+from numba_lamb.memory.array_reader import Int64
+from numba_lamb.memory.arrays import Storage
+from numba_lamb.memory.object_reader import NOWHERE
+from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState

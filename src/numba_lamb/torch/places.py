@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from numba_lamb.array_reader import NOTHING
-from numba_lamb.tensor_reader import TensorReader, fields_of, form_of, is_filled
+from numba_lamb.memory.array_reader import NOTHING
+from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of, is_filled
 
 
 class Places:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from numba_lamb.arrays import aligned_zeros
 from numba_lamb.layout import ALIGNMENT
+from numba_lamb.memory.arrays import aligned_zeros
 from numba_lamb.torch.counts import check_count
 from numba_lamb.torch.entry import StateEntry
 from numba_lamb.torch.places import Places

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from numba_lamb.arrays import Storage
 from numba_lamb.foreign import is_jax, kind_of
-from numba_lamb.tensor_reader import is_filled
+from numba_lamb.memory.arrays import Storage
+from numba_lamb.memory.tensor_reader import is_filled
 
 NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),

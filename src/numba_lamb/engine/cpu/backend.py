@@ -7,16 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import plain
 from numba_lamb.engine.cpu import phases
 from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.cpu.record import CpuRecord
 from numba_lamb.engine.interface import Backend, Subject, named_stats
-from numba_lamb.engine.records import CpuRecord, RecordLayout
-from numba_lamb.gradients import Reader
+from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
-from numba_lamb.host_reader import HostReader
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.memory.arrays import plain
+from numba_lamb.memory.gradients import Reader
+from numba_lamb.memory.host_reader import HostReader
 
 
 class CpuBackend(Backend):

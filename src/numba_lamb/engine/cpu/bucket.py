@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import address_of, aligned_zeros
 from numba_lamb.checks import check_step_count
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import Parameter
@@ -15,6 +14,7 @@ from numba_lamb.kernels.columns import LARGEST_COUNT as LARGEST
 from numba_lamb.kernels.cpu import passes
 from numba_lamb.kernels.cpu.program import Program, Work
 from numba_lamb.layout import FlatLayout
+from numba_lamb.memory.arrays import address_of, aligned_zeros
 from numba_lamb.numerics import rules
 
 

@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb import device as cuda
-from numba_lamb.device_reader import DeviceReader
-from numba_lamb.engine.cpu import finite
+from numba_lamb.engine.complaint import require
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
 from numba_lamb.engine.cuda.record import CudaRecord
@@ -24,11 +22,13 @@ from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
 from numba_lamb.engine.interface import Backend, Subject
 from numba_lamb.engine.records import RecordLayout
-from numba_lamb.gradients import Reader
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.memory import device
+from numba_lamb.memory.device_reader import DeviceReader
+from numba_lamb.memory.gradients import Reader
 
 _LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
 """The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
@@ -65,10 +65,10 @@ class CudaBackend(Backend):
         if capture_steps is not None and capture_steps < 1:
             raise ValueError(f"capture_steps must be at least 1, not {capture_steps}")
         self._library = library
-        self._device = cuda.open_device(index)
-        self._held: deque[tuple[cuda.Event, Any]] = deque()
+        self._device = device.open_device(index)
+        self._held: deque[tuple[device.Event, Any]] = deque()
         # The last stream that is known to have work, and the end of it there.
-        self._stream = cuda.LEGACY_STREAM
+        self._stream = device.LEGACY_STREAM
         self._buckets: list[CudaBucket] = []
         # Whether kernels that look at gradients were queued without those that lower their flags.
         self._is_looking = False
@@ -81,7 +81,7 @@ class CudaBackend(Backend):
         self.found_inf = 0
         """The address of a float32 value on the device that is not 0 where a step must be left out, 0 for none."""
         with self._device.current():
-            self._last = cuda.Event(self._device)
+            self._last = device.Event(self._device)
             self._control = self._device.zeros(fields.CONTROLS * 8)
             self._clip = self._device.zeros(fields.CLIP_FIELDS * 8)
             self._clips = Snapshots(self._device, self._clip.address, np.zeros(fields.CLIP_FIELDS))
@@ -170,8 +170,8 @@ class CudaBackend(Backend):
 
     def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
         """Queue a step and return whether it was: always, unless something was refused."""
-        usual = cuda.current_stream(self._library, self._device.index)
-        target = usual if stream is None else cuda.stream_address(stream)
+        usual = device.current_stream(self._library, self._device.index)
+        target = usual if stream is None else device.stream_address(stream)
         with self._device.current():
             capturing = self._device.is_capturing(target)
             if capturing and optimizer._nonfinite == "raise":
@@ -250,16 +250,16 @@ class CudaBackend(Backend):
 
     def _follow(self, stream: int) -> None:
         """Have `stream` wait for what this optimizer queued on another."""
-        if self._stream == cuda.LEGACY_STREAM:
+        if self._stream == device.LEGACY_STREAM:
             self._device.order(self._stream, stream)
-        elif stream != self._stream or stream == cuda.PER_THREAD_STREAM:
+        elif stream != self._stream or stream == device.PER_THREAD_STREAM:
             # The stream itself may be gone, but the mark on it stays.
             self._last.hold(stream)
 
     def _mark(self, stream: int) -> None:
         """Note that this optimizer's work on `stream` ends here."""
         self._stream = stream
-        if stream != cuda.LEGACY_STREAM:
+        if stream != device.LEGACY_STREAM:
             self._last.record(stream)
 
     def _queue(
@@ -270,11 +270,11 @@ class CudaBackend(Backend):
         if optimizer._nonfinite == "raise":
             looking = sum(name in _LOOKING for _, name in kernels)
             self._is_looking = True
-            cuda.launch(calls[:looking])
+            device.launch(calls[:looking])
             self._verify(stream)
         if not capturing:
             self._progress.expect()
-        cuda.launch(calls[looking:])
+        device.launch(calls[looking:])
         self._is_looking = False
 
     def _verify(self, stream: int) -> None:
@@ -291,7 +291,7 @@ class CudaBackend(Backend):
             raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
         looked = [(bucket, *bucket.looked_at()) for bucket in self._buckets]
         watched = any(bucket.checks and bucket.clips for bucket in self._buckets)
-        finite.require(looked, norm if watched else None)
+        require(looked, norm if watched else None)
 
     def _lower_flags(self) -> float:
         """Undo what the kernels that look at gradients left on the device; return the norm that they found."""
@@ -327,7 +327,7 @@ class CudaBackend(Backend):
             elif gradient is not None:
                 others.append(gradient)
         if others:
-            event = cuda.Event(self._device)
+            event = device.Event(self._device)
             event.record(stream)
             self._held.append((event, others))
 
@@ -372,7 +372,7 @@ class CudaBackend(Backend):
 
     def _copies(self, asked: str, counts: bool) -> tuple[list[Snapshot], list[Snapshot]]:
         """Queue copies of what the buckets and the clip wrote, and of the counts, behind all work so far."""
-        usual = cuda.current_stream(self._library, self._device.index)
+        usual = device.current_stream(self._library, self._device.index)
         with self._device.current():
             if self._device.is_capturing(usual):
                 raise RuntimeError(f"{asked} cannot be captured; call it outside of capture")

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.device import Buffer, Device, Launch
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.cuda.transfers import Block, Mirror, Snapshot, Snapshots, block_of
 from numba_lamb.groups import Parameter
@@ -14,6 +13,7 @@ from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import build, fields
 from numba_lamb.kernels.cuda.passes import KERNELS
 from numba_lamb.layout import FlatLayout
+from numba_lamb.memory.device import Buffer, Device, Launch
 
 
 class CudaBucket(Bucket):

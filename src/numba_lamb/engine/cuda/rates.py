@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.device import Buffer, Device
 from numba_lamb.engine.cuda.transfers import Mirror, Pieces, Snapshot, Snapshots
 from numba_lamb.engine.interface import Groups
 from numba_lamb.kernels.cuda import fields
-from numba_lamb.optimizers.param_groups import KEYS
-from numba_lamb.rates import Rate
+from numba_lamb.memory.device import Buffer, Device
+from numba_lamb.rates import RATE_KEYS, Rate
 
 WINDOW = 1024
 """Steps whose rates the table holds, where it was not given as many as there are steps."""
@@ -204,7 +203,9 @@ class CudaRates:
 
     def _each(self) -> list[tuple[int, int, Rate]]:
         groups = range(len(self._groups.dicts))
-        return [(k, quantity, self._groups.rate(k, key)) for k in groups for quantity, key in enumerate(KEYS)]
+        return [
+            (k, quantity, self._groups.rate(k, key)) for k in groups for quantity, key in enumerate(RATE_KEYS)
+        ]
 
     def _scheduled(self) -> list[Rate]:
         return [rate for _, _, rate in self._each() if rate.is_schedule]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.device import LEGACY_STREAM, Buffer, Device, Event, page_locked
+from numba_lamb.memory.device import LEGACY_STREAM, Buffer, Device, Event, page_locked
 
 FEWEST_PIECES = 8
 MOST_BYTES = 1 << 24

@@ -6,9 +6,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import MemoryMap, is_array
 from numba_lamb.foreign import kind_of, way_to_array
 from numba_lamb.layout import Layer
+from numba_lamb.memory.arrays import MemoryMap, is_array
 
 Int64 = NDArray[np.int64]
 

@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb import device as cuda_device
 from numba_lamb.foreign import kind_of, refuse_foreign
 from numba_lamb.layout import Layer
+from numba_lamb.memory import device
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 INTERFACE = "__cuda_array_interface__"
@@ -115,9 +115,9 @@ def on_device(name: str, value: object) -> Storage | None:
 def value_on_device(storage: Storage) -> float:
     """Return a single value in a GPU's memory, after waiting for all work on that GPU."""
     value = np.empty((), dtype=storage.dtype)
-    device = cuda_device.open_device(storage.device or 0)
-    with device.current():
-        device.read(storage.address, value)
+    gpu = device.open_device(storage.device or 0)
+    with gpu.current():
+        gpu.read(storage.address, value)
     return float(value)
 
 
@@ -174,13 +174,13 @@ def device_storage(what: str, array: object) -> Storage:
         raise TypeError(f"{what} has no memory of its own ({kind_of(array)})")
     if address % dtype.itemsize:
         raise ValueError(f"{what} must be aligned to its item size, but lies at {address:#x}")
-    index = None if empty else cuda_device.device_of(address)
+    index = None if empty else device.device_of(address)
     if index is None and not empty:
         raise ValueError(f"{what} has {INTERFACE}, but its memory belongs to no GPU")
     module = type(array).__module__.split(".")[0]
     library = module if module in ("torch", "cupy") else None
     stream = interface.get("stream")
-    ready = None if stream is None else cuda_device.stream_address(stream)
+    ready = None if stream is None else device.stream_address(stream)
     return Storage(address, shape, dtype, index, library, ready, on_gpu=True, read_only=bool(read_only))
 
 

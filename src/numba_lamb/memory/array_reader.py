@@ -12,8 +12,8 @@ import numpy as np
 from numba import int64, typeof
 from numpy.typing import NDArray
 
-from numba_lamb.arrays import address_of
-from numba_lamb.kernels.object_reader import (
+from numba_lamb.memory.arrays import address_of
+from numba_lamb.memory.object_reader import (
     ABSENT,
     ALIKE,
     FIRST_LENGTH,
