@@ -8,7 +8,7 @@ import pytest
 
 import numba_lamb as nl
 from helpers import frozen
-from numba_lamb.option_names import OPTIONS
+from numba_lamb.methods.names import OPTIONS
 
 MAKERS = {
     "Lamb": lambda params, **options: nl.Lamb(params, 0.1, **options),

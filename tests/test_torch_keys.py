@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 
 import numba_lamb as nl  # noqa: E402
-from numba_lamb.option_names import NUMPY_OPTIONS, OPTIONS, TORCH_OPTIONS, is_one_edit  # noqa: E402
+from numba_lamb.methods.names import NUMPY_OPTIONS, OPTIONS, TORCH_OPTIONS, is_one_edit  # noqa: E402
 from numba_lamb.torch import Lamb, Lars, Momentum  # noqa: E402
 from torch_helpers import assert_same, fill, parameter, snapshot, steps  # noqa: E402
 
@@ -119,7 +119,7 @@ def misspelt(name: str) -> Iterator[str]:
 
 
 def test_every_single_edit_of_every_option_is_noticed() -> None:
-    from numba_lamb.option_names import meant
+    from numba_lamb.methods.names import meant
 
     own = sorted(TORCH_OPTIONS)
     for name in own:
