@@ -149,10 +149,8 @@ class CudaBackend(Backend):
             self._rates.place(optimizer._groups, [_largest_in(buckets, group) for group in groups])
             for bucket in buckets:
                 args = bucket.args
-                args[fields.GROUPS], args[fields.RATE_TABLE] = (
-                    self._rates.mirror.address,
-                    self._rates.table.address,
-                )
+                args[fields.GROUPS] = self._rates.mirror.address
+                args[fields.RATE_TABLE] = self._rates.table.address
                 args[fields.CONTROL], args[fields.GRAD_CLIP] = self._control.address, self._clip.address
                 args[fields.GROUP_COUNT] = len(groups)
                 args[fields.TABLE_STEPS], args[fields.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
