@@ -346,9 +346,10 @@ def test_numbas_own_cuda_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_nvjitlink_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cuda.bindings
 
-    monkeypatch.delattr(passes.bindings, "nvjitlink", raising=False)
-    monkeypatch.setitem(sys.modules, "passes.bindings.nvjitlink", None)
+    monkeypatch.delattr(cuda.bindings, "nvjitlink", raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvjitlink", None)
     with pytest.raises(ImportError, match=r"need nvJitLink \(.*\): python -m pip install -e '\.\[cuda13\]'"):
         build.link("", (9, 0))
 
@@ -360,6 +361,6 @@ def test_what_nvjitlink_complains_of_is_told() -> None:
 
 
 def test_importing_the_package_loads_nothing_of_cuda() -> None:
-    names = "numba.cuda", "numba_cuda", "passes.bindings", "passes.core", "cuda.pathfinder"
+    names = "numba.cuda", "numba_cuda", "cuda.bindings", "cuda.core", "cuda.pathfinder"
     found = run_python(f"import sys, numba_lamb; print([name for name in {names} if name in sys.modules])")
     assert found == "[]"

@@ -18,10 +18,10 @@ from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.columns import write_options
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
+from numba_lamb.kernels.cpu.object_reader import NOWHERE
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
-from numba_lamb.memory.object_reader import NOWHERE
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, Row
