@@ -117,6 +117,8 @@ class Bucket(ABC):
                 self.row_lengths[k] = layer.size // layer.shape[0]
                 owners.append(np.stack([np.full(layer.shape[0], k), np.arange(layer.shape[0])], axis=1))
                 rows_so_far += layer.shape[0]
+        self.has_rows = bool(rows_so_far)
+        """Whether there are layers that are centralized, with a row at least."""
         self.row_table = np.ascontiguousarray(
             np.concatenate(owners) if owners else np.zeros((0, 2)), dtype=np.int64
         )

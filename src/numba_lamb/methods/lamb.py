@@ -15,6 +15,7 @@ from numba_lamb.methods.options import (
     at_least_0,
     maybe_flag,
 )
+from numba_lamb.methods.passes import DECAY_WEIGHTS, ROW_MEANS, Pass
 from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LAMB_VARIANTS
 
@@ -51,8 +52,10 @@ LAMB = Method(
     name="Lamb",
     state=("exp_avg", "exp_avg_sq"),
     numpy_state=("m", "v"),
-    kernels="lamb",
+    sum_passes=(DECAY_WEIGHTS, ROW_MEANS, Pass("lamb_advance", "chunk")),
+    update_passes=(Pass("lamb_ratio", "layer"), Pass("lamb_descend", "chunk")),
     needs_steps=True,
+    centralizes_decay=False,
     statistics=(
         ("trust_ratio", columns.RATIO, False),
         ("weight_norm", columns.WEIGHT_NORM, False),

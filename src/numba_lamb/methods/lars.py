@@ -17,6 +17,7 @@ from numba_lamb.methods.options import (
     at_least_0,
     maybe_flag,
 )
+from numba_lamb.methods.passes import ROW_MEANS, Pass
 from numba_lamb.numerics import rules
 from numba_lamb.numerics.variants import LARS_VARIANTS
 
@@ -25,6 +26,9 @@ _STATISTICS = (
     ("weight_norm", columns.WEIGHT_NORM, True),
     ("gradient_norm", columns.UPDATE_NORM, True),
 )
+
+_SUMS = (ROW_MEANS, Pass("lars_sums", "chunk", when="adapts"))
+_UPDATE = (Pass("lars_ratio", "layer"), Pass("lars_update", "chunk"))
 
 
 def _momentum(options: Mapping[str, Any]) -> Row:
@@ -79,8 +83,10 @@ MOMENTUM = Method(
     name="Momentum",
     state=("momentum_buffer",),
     numpy_state=("m",),
-    kernels="lars",
+    sum_passes=_SUMS,
+    update_passes=_UPDATE,
     needs_steps=False,
+    centralizes_decay=True,
     statistics=_STATISTICS,
     options=(_lr(1e-3), *_OPTIONS, *COMMON, DECAY_FILTER),
     columns=_momentum,
@@ -89,8 +95,10 @@ LARS = Method(
     name="Lars",
     state=("momentum_buffer",),
     numpy_state=("m",),
-    kernels="lars",
+    sum_passes=_SUMS,
+    update_passes=_UPDATE,
     needs_steps=False,
+    centralizes_decay=True,
     statistics=_STATISTICS,
     options=(
         _lr(1.0),

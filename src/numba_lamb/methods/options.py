@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 
 from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import Check, choice, flag, layer_filter, maybe, real
+from numba_lamb.methods.passes import Pass
 from numba_lamb.numerics import rules
 from numba_lamb.rates import RATE_KEYS
 
@@ -106,10 +107,12 @@ class Method:
         The moments, by PyTorch's keys.
     numpy_state : tuple of str
         Their keys in the NumPy API.
-    kernels : str
-        Whose passes a step is made of: a key of the engine's tables.
+    sum_passes, update_passes : tuple of Pass
+        A step, in order. Between them all chunk sums are known, and those of other pieces can be exchanged.
     needs_steps : bool
         Whether the step count is a part of the formula.
+    centralizes_decay : bool
+        Whether the decayed gradient is what is centralized.
     statistics : tuple of Statistic
         What ``stats()`` tells.
     options : tuple of Option
@@ -123,8 +126,10 @@ class Method:
     name: str
     state: tuple[str, ...]
     numpy_state: tuple[str, ...]
-    kernels: str
+    sum_passes: tuple[Pass, ...]
+    update_passes: tuple[Pass, ...]
     needs_steps: bool
+    centralizes_decay: bool
     statistics: tuple[Statistic, ...]
     options: tuple[Option, ...]
     columns: Callable[[Mapping[str, Any]], Row]

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from numba_lamb.engine.bucket import Bucket, check_rows, view_of
 from numba_lamb.engine.choose import choose_backend
 from numba_lamb.engine.columns import write_options
+from numba_lamb.engine.interface import Plan
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
 from numba_lamb.memory.gradients import GradientTable, WeightTable
 from numba_lamb.methods.checks import passes, real
-from numba_lamb.methods.options import Method, Statistic
+from numba_lamb.methods.options import Method
 from numba_lamb.optimizers.attributes import GroupOption, OptionNames
 from numba_lamb.optimizers.description import Described
 from numba_lamb.optimizers.param_groups import LiveGroups, decayed_by_name
@@ -79,14 +80,6 @@ class Optimizer(OptionNames, Described, ABC):
     def _method(self) -> Method:
         return self._groups.method
 
-    @property
-    def _has_two_moments(self) -> bool:
-        return self._method.kernels == "lamb"
-
-    @property
-    def _statistics(self) -> Sequence[Statistic]:
-        return self._method.statistics
-
     # -- parameters and groups -----------------------------------------------------------------------------
 
     def add_param_group(self, group: dict[str, Any]) -> None:
@@ -118,7 +111,7 @@ class Optimizer(OptionNames, Described, ABC):
             self._groups.keep(count)
             if before and self._buckets is not before:
                 vars(self).update(kept)
-                self._backend.placed(self)
+                self._backend.place(self._plan)
             raise
 
     def _place(self, parameters: list[Parameter]) -> None:
@@ -149,7 +142,16 @@ class Optimizer(OptionNames, Described, ABC):
         self._gradients = GradientTable(layout.layers, found[1], reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
-        self._backend.placed(self)
+        self._plan = Plan(
+            self._method,
+            layout,
+            buckets,
+            placement,
+            self._groups,
+            nonfinite=self._groups.nonfinite(),
+            loss_scale=self._loss_scale,
+        )
+        self._backend.place(self._plan)
 
     def _write_columns(self, buckets: Sequence[Bucket]) -> None:
         """Write the groups' options into the columns, or raise before anything is written."""
@@ -166,8 +168,14 @@ class Optimizer(OptionNames, Described, ABC):
         for bucket in buckets:
             if bucket.centralized != centralized:
                 bucket.centralize(centralized)
-        self._nonfinite = groups.nonfinite()
         groups.written()
+
+    def _rewrite_columns(self) -> None:
+        """Write the groups' options as they are now, or raise before anything is written."""
+        self._write_columns(self._buckets)
+        self._plan.method, self._plan.nonfinite = self._method, self._groups.nonfinite()
+        self._plan.loss_scale = self._loss_scale
+        self._backend.columns_changed()
 
     def _is_decayed(self, layer: Layer) -> bool:
         if self._lars_filter is not None and not passes("lars_filter", self._lars_filter, layer):
@@ -188,7 +196,7 @@ class Optimizer(OptionNames, Described, ABC):
         before = self._groups.share(key, value)
         if key not in RATE_KEYS:
             try:
-                self._write_columns(self._buckets)
+                self._rewrite_columns()
             except BaseException:
                 self._groups.unshare(key, before)
                 raise
@@ -206,7 +214,7 @@ class Optimizer(OptionNames, Described, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_copyable()
-        derived = ("_buckets", "_placement", "_gradients", "layout", "_arrays", "_lock")
+        derived = ("_buckets", "_placement", "_gradients", "layout", "_arrays", "_lock", "_plan")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
         return {**kept, "_saved": [bucket.saved() for bucket in self._buckets]}
 
@@ -270,8 +278,11 @@ class Optimizer(OptionNames, Described, ABC):
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
         if self._groups.changed():
-            self._write_columns(self._buckets)
-        return self._backend.step(self, gradients, stream)
+            self._rewrite_columns()
+        passed = self._backend.prepare(partial(self._gradients.read, gradients), stream)
+        if passed:
+            self._backend.commit()
+        return passed
 
     @property
     def global_step(self) -> int:
@@ -302,7 +313,7 @@ class Optimizer(OptionNames, Described, ABC):
 
     def stats(self) -> Mapping[str, float]:
         """Return norms and trust ratios of each layer at its last update."""
-        return self._backend.stats(self)
+        return self._backend.stats()
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state: nested dicts of plain values and arrays, without the parameters.
@@ -375,7 +386,7 @@ class Optimizer(OptionNames, Described, ABC):
             group.update(options)
         self._loss_scale = loss_scale
         try:
-            self._write_columns(self._buckets)
+            self._rewrite_columns()
         except BaseException:
             for group, kept in zip(self.param_groups, before[0], strict=True):
                 group.update(kept)

@@ -115,12 +115,12 @@ class Momentum(Optimizer):
         self._lars_filter = lars_filter
         try:
             groups.become(LARS, options)
-            self._write_columns(self._buckets)
+            self._rewrite_columns()
         except BaseException:
             groups.leave(LARS, *kept)
             self._lars_filter = before
             raise
-        self._backend.placed(self)
+        self._backend.place(self._plan)
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.

@@ -22,6 +22,7 @@ from numba_lamb.kernels.cpu.object_reader import NOWHERE
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
+from numba_lamb.memory.gradients import Held
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, Row
@@ -187,6 +188,15 @@ class Model:
             order += numbers
         return order, places
 
+    def counts(self) -> list[Any]:
+        """Return where each bucket's steps are counted: arrays on the CPU, addresses on a GPU."""
+        ends = np.cumsum([0, *(len(bucket.layers) for bucket in self.buckets)]).tolist()
+        if self.steps.is_cuda:
+            first, size = tensors_.address_of(self.steps), self.steps.element_size()
+            return [first + size * start for start in ends[:-1]]
+        shared = self.steps.numpy()
+        return [shared[start:end] for start, end in pairwise(ends)]
+
     def _point_at_state(self, names: Sequence[str]) -> None:
         for column, name in enumerate(names, start=columns.EXP_AVG):
             for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
@@ -266,7 +276,7 @@ class Model:
             self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
-        return Step(bool(self._found.all()), gradients, copies, self._found)
+        return Step(gradients, copies, self._found)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -306,18 +316,21 @@ class Model:
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""
         own = self._own
-        if not step.complete:
+        if not step.found.all():
             own = [own[k] for k, gradient in enumerate(step.gradients) if gradient is not None]
         torch.autograd.graph.increment_version(own)
 
 
 class Step(NamedTuple):
-    """The gradients of one step: whether every layer has one, the tensors, copies to keep alive, addresses."""
+    """The gradients of one step: the tensors, copies to keep alive, addresses."""
 
-    complete: bool
     gradients: Sequence[Any]
     copies: list[Tensor]
     found: Int64
+
+    def read(self) -> Held:
+        """Return them as a backend takes them, which were read already."""
+        return Held(self.gradients, self.found)
 
 
 def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:

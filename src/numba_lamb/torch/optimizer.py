@@ -9,28 +9,28 @@ from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from numba_lamb.engine.choose import backend_on
+from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.methods.checks import LARGEST, flag, is_mutable, plain
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
-from numba_lamb.torch.engine import Engine, make_engine
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, where
 from numba_lamb.torch.loading import loadable
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
+from numba_lamb.torch.rates import GroupRates
+from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 
-Float64 = NDArray[np.float64]
 MOST_LOOKS = 4
 """How often a step looks at parameters that its filters change."""
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -54,8 +54,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Invalidate all caches; the next step rebuilds them."""
         self._model: Model | None = None
         self._flat = FlatState(self._method.state, self._method.needs_steps)
-        self._engine: Engine | None = None
-        self._engine_is_on: torch.device | None = None
+        self._backend: Backend | None = None
+        self._backend_is_on: torch.device | None = None
+        self._rates = GroupRates()
         self._written: list[Any] = []
         self._given: list[Any] = []
         self._keys: list[list[str]] = []
@@ -69,7 +70,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     @property
     def skipped_steps(self) -> int:
         """Steps left out because a gradient was not finite (``nonfinite="skip"``, or by a GradScaler)."""
-        return self._skipped + (self._engine.skipped if self._engine is not None else 0)
+        return self._skipped + (0 if self._backend is None else self._backend.counters()[1])
 
     # -- groups --------------------------------------------------------------------------------------------
 
@@ -162,15 +163,17 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             found = self._look()
             if found is None:
                 return
-            model, engine, step = found
+            model, backend, step = found
             model.gather(step)
-            scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-            rates, decays = self._group_rates, self._group_decays
-            if engine.prepare(step, rates, decays, self._nonfinite, scale, found_inf):
+            plan, said = self._plan, (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+            plan.grad_scale, plan.found_inf, held = scaler_values(*said, self._backend_is_on)
+            if backend.prepare(step.read):
                 model.count_versions(step)
-                engine.commit(model.scatter(step))
+                backend.commit(model.scatter(step))
+            # Copies live until the step is queued; after that the stream's order protects them.
+            del held
 
-    def _look(self) -> tuple[Model, Engine, Step] | None:
+    def _look(self) -> tuple[Model, Backend, Step] | None:
         """Return what takes the next step, and its gradients, None if no parameter has one."""
         for _ in range(MOST_LOOKS):
             self._look_at_groups()
@@ -185,10 +188,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 model = self._make_model(tensors, sizes, gradients)
                 if model is None:
                     return None
-            engine = self._engine
-            assert engine is not None
-            if self._follows or not self._follow_options(model, engine):
-                return model, engine, model.point_at_gradients(gradients)
+            backend = self._backend
+            assert backend is not None
+            if self._follows or not self._follow_options(model, backend):
+                return model, backend, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
         raise RuntimeError(
             "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
@@ -216,23 +219,29 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 place += 1
         if not members:
             return None
-        engine = self._engine_for(self._device())
+        backend = self._backend_for(self._device())
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(tensors, sizes, members, idle, self.state, self._flat, engine.make_bucket)
-        engine.place(model, len(self.param_groups), self._method.statistics)
+            model = Model(tensors, sizes, members, idle, self.state, self._flat, backend.new_bucket)
+        counts, nonfinite = model.counts(), "propagate"
+        self._plan = Plan(
+            self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
+        )
+        backend.place(self._plan)
         if older is not None:
             model.keep_norms(older)
         self._model, self._written, self._follows = model, [], False
         return model
 
-    def _engine_for(self, device: torch.device | None) -> Engine:
-        if self._engine is None or device != self._engine_is_on:
+    def _backend_for(self, device: torch.device | None) -> Backend:
+        if self._backend is None or device != self._backend_is_on:
             self._skipped = self.skipped_steps
-            self._engine = make_engine(device, self._method.kernels == "lamb")
-            self._engine_is_on = device
-        return self._engine
+            self._backend = backend_on(
+                None if device is None or device.type == "cpu" else device.index, "torch"
+            )
+            self._backend_is_on = device
+        return self._backend
 
     # -- options -------------------------------------------------------------------------------------------
 
@@ -261,13 +270,13 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 decay = check_rate("weight_decay", where(index), decay)
             rates.append(rate)
             decays.append(decay)
-        self._group_rates, self._group_decays = rates, np.array(decays, dtype=np.float64)
+        self._rates.give(rates, decays)
         # Values that can change in place are looked at in each step.
         known = [group[name] for group in groups for name in self.defaults if name in group]
         self._given = [] if any(map(is_mutable, known)) else given
         self._follows = False
 
-    def _follow_options(self, model: Model, engine: Engine) -> bool:
+    def _follow_options(self, model: Model, backend: Backend) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
         names = [name for name in self._method.names if name not in RATE_KEYS]
         options = [[plain(group[name]) for name in names] for group in self.param_groups]
@@ -276,8 +285,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._written = []
             model.write_options(self.param_groups, self._checked_groups())
             found = {group["nonfinite"] for group in self.param_groups}
-            self._nonfinite = "raise" if "raise" in found else "skip"
-            engine.options_changed()
+            self._plan.nonfinite = next((name for name in ("raise", "skip") if name in found), "propagate")
+            backend.columns_changed()
             self._written = options
         self._follows = True
         return changed
@@ -290,9 +299,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         Names are those of ``model.named_parameters()`` where they were given, else ``param_<index>``. Ready for
         ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``.
         """
-        if self._model is None or self._engine is None:
+        if self._model is None or self._backend is None:
             return {}
-        return self._engine.stats()
+        return self._backend.stats()
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from numba_lamb.kernels.cuda import build, fields
 from numba_lamb.kernels.cuda.passes import KERNELS
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.device import Buffer, Device, Launch
+from numba_lamb.methods.table import UNITS
 
 ADAPTED = 2
 """The mark of a layer that was updated with a trust ratio; 1 is that of one without."""
@@ -193,10 +194,9 @@ class CudaBucket(Bucket):
             "gradient_squares": layers,
             "clip_gradients": 1,
             "scale_gradients": -(-layers // 32),
-            "row_means": len(self.row_table),
-            "lamb_ratio": layers,
-            "lars_ratio": layers,
-        }.get(name, chunks)
+        }.get(name)
+        if warps is None:
+            warps = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
         told = self.mirror.address
         return Launch(function, warps, told + self.told.offsets["args"], told + self.told.offsets["hyper"])
 

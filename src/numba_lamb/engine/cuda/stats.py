@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.transfers import Snapshot
-from numba_lamb.engine.interface import Subject, named_stats
+from numba_lamb.engine.interface import Plan, named_stats
 from numba_lamb.kernels.cuda import fields
 
 
@@ -13,7 +13,7 @@ class LazyStats(Mapping[str, float]):
 
     Parameters
     ----------
-    optimizer : Subject
+    plan : Plan
         Whose they are. What it is now decides their names, whatever becomes of it.
     buckets : sequence of CudaBucket
         Its buckets.
@@ -21,13 +21,11 @@ class LazyStats(Mapping[str, float]):
         What each bucket wrote, and last what the clip did.
     """
 
-    def __init__(
-        self, optimizer: Subject, buckets: Sequence[CudaBucket], snapshots: Sequence[Snapshot]
-    ) -> None:
+    def __init__(self, plan: Plan, buckets: Sequence[CudaBucket], snapshots: Sequence[Snapshot]) -> None:
         self._buckets = buckets
         self._snapshots = snapshots
-        self._placement = optimizer._placement
-        self._statistics = optimizer._statistics
+        self._placement = plan.placement
+        self._statistics = plan.method.statistics
         self._found: dict[str, float] | None = None
 
     def _values(self) -> dict[str, float]:

@@ -127,7 +127,7 @@ def open_layer(args: Any, hyper: Any, layer: Any) -> None:
     hyper[row + columns.SHRINK] = rules.decay_factor(rate, decay) if outside else 1.0
     hyper[row + columns.DECAY] = 0.0 if outside else decay
     hyper[row + columns.ADAPT] = 1.0 if rules.adapts(hyper64_of(args, layer, columns.ADAPTS), decay) else 0.0
-    if args[fields.TWO_MOMENTS] != 0:
+    if args[fields.CORRECTS] != 0:
         step = next_step(args, layer)
         beta1, beta2 = hyper64_of(args, layer, columns.BETA1_64), hyper64_of(args, layer, columns.BETA2_64)
         corrected = hyper64_of(args, layer, columns.BIAS_CORRECTION) != 0
@@ -281,7 +281,7 @@ def row_means(args: Any, hyper: Any) -> None:
             zero = zero_like(hyper)
             scalar = layer * columns.HYPER
             # LAMB centralizes the gradient itself, with no decay in it.
-            decay = zero if args[fields.TWO_MOMENTS] != 0 else hyper[scalar + columns.DECAY]
+            decay = zero if args[fields.CORRECTS] != 0 else hyper[scalar + columns.DECAY]
             length = longs(args, fields.ROW_LENGTHS)[layer]
             g, w = pointer_to(gradient, zero), pointer_to(address_of(args, layer, columns.WEIGHTS), zero)
             last = (number + 1) * length
