@@ -19,7 +19,7 @@ from numba_lamb.torch.options import (
     check_common,
     check_flag,
     check_number,
-    number,
+    numbers,
 )
 from numba_lamb.torch.tensors import check_params
 
@@ -60,7 +60,7 @@ class Lamb(LayerwiseOptimizer):
     lr : float or Tensor
         :math:`\eta >= 0`.
     betas : (float, float)
-        :math:`\beta_1, \beta_2` in [0, 1).
+        :math:`\beta_1, \beta_2` in [0, 1); any sequence of two, which stays in the group as given.
     eps : float
         :math:`\epsilon >= 0`, added outside the root.
     weight_decay : float
@@ -170,8 +170,7 @@ class Lamb(LayerwiseOptimizer):
         super().__init__(params, defaults, fused_amp)
 
     def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        betas = group["betas"]
-        return ([*map(number, betas)] if isinstance(betas, tuple | list) else betas, *_OPTIONS(group))
+        return (numbers(group["betas"]), *_OPTIONS(group))
 
     def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
         check_common(where, group)

@@ -1,9 +1,9 @@
 """Group options: whether each is allowed, and what kernels are told of them."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -56,11 +56,21 @@ def number(value: Any) -> Any:
     return value.item() if isinstance(value, torch.Tensor | np.ndarray | np.generic) else value
 
 
+def numbers(value: Any) -> Any:
+    """Return an option as it is, but of a sequence a list of what `number` makes of each item."""
+    return [*map(number, value)] if is_sequence(value) else value
+
+
+def is_sequence(value: object) -> TypeGuard[Sequence[Any]]:
+    """Return whether an option is several values: a tuple, a list, or what a configuration has in its place."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray)
+
+
 def is_mutable(value: Any) -> bool:
     """Return whether an option can change without another object in its place."""
     if isinstance(value, tuple):
         return any(map(is_mutable, value))
-    return isinstance(value, torch.Tensor | np.ndarray | list)
+    return isinstance(value, torch.Tensor | np.ndarray) or is_sequence(value)
 
 
 def check_rate(where: str, name: str, value: object) -> float:
@@ -92,7 +102,7 @@ def check_number(
 
 def check_betas(where: str, value: object) -> tuple[float, float]:
     """Return a pair of decay rates as floats if each is in [0, 1), else raise."""
-    if not isinstance(value, tuple | list) or len(value) != 2:
+    if not is_sequence(value) or len(value) != 2:
         raise TypeError(f"betas{where} must be a pair of numbers, not {value!r}")
     first, second = (
         check_number(where, f"betas[{k}]", beta, zero=True, below=1.0) for k, beta in enumerate(value)
