@@ -32,7 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         help="train a small network on handwritten digits at growing batch sizes",
         description=(
             "Train a multilayer perceptron on 1,437 handwritten digits with LAMB, Adam and momentum SGD at the "
-            "full batch and at batch sizes 512, 128 and 32. Each optimizer's rate was chosen at batch 32 by "
+            "full batch and at batch sizes 128 and 32. Each optimizer's rate was chosen at batch 32 by "
             "cross-validation and is only scaled by rule from there; none decays weights. A map shows what a "
             "twentieth to five times that rate reach. Writes train.png, results.json and checkpoint.npz."
         ),
