@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 # The readers of machine code are the tests'.
-sys.path.append(str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from numba_lamb.kernels.cuda import build
 from numba_lamb.kernels.cuda.passes import KERNELS
 from numba_lamb.memory import device
-from ptx.compile import Cubin, sass_counts
-from ptx.resources import resources_of
+from tests.cuda.ptx.compile import Cubin, sass_counts
+from tests.cuda.ptx.resources import resources_of
 
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 SM_REGISTERS, SM_THREADS, SM_BLOCKS = 65_536, 2048, 32

@@ -54,9 +54,9 @@ def sections_of(lab: Any, root: Path) -> dict[str, Section]:
 
 def tests(root: Path) -> dict[str, Any]:
     """Run the tests that need a GPU, in a process of their own; what they need beyond pytest is left out."""
-    paths = [str(root / "src"), str(root / "tests"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(root / "src"), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    files = sorted(map(str, (root / "tests").glob("test_gpu*.py")))
+    files = sorted(map(str, (root / "tests" / "cuda").glob("test_gpu*.py")))
     # A library's warning on some machine says nothing about this package.
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
     done = subprocess.run(

@@ -4,11 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from trainer_toys import DECAY, RATE, Batch, batches, network, train, weights  # noqa: E402
+from tests.integrations.trainer_toys import DECAY, RATE, Batch, batches, network, train, weights
 
 WORLD = 2
 STEPS = 8

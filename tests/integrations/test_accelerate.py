@@ -5,15 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from numba_lamb.torch import Lamb
+from tests.integrations.trainer_toys import (
+    DECAY,
+    RATE,
+    assert_same_bits,
+    batches,
+    loss_of,
+    moved,
+    network,
+    rows,
+    weights,
+)
 
 pytestmark = pytest.mark.integrations
 
-torch = pytest.importorskip("torch")
 accelerate = pytest.importorskip("accelerate")
-
-from trainer_toys import DECAY, RATE, assert_same_bits, batches, loss_of, moved, network, rows, weights  # noqa: E402
-
-from numba_lamb.torch import Lamb  # noqa: E402
 
 SIZE = 8
 ACCUMULATE = 2

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
 
-from distributed_workers import STEPS, WORLD, half_of, in_processes, lamb  # noqa: E402
-from trainer_toys import assert_same_bits, batches, loss_of, moved, network, train, weights  # noqa: E402
+from tests.integrations.distributed_workers import STEPS, WORLD, half_of, in_processes, lamb
+from tests.integrations.trainer_toys import assert_same_bits, batches, loss_of, moved, network, train, weights
 
 CASES = {
     "copies": {"view": False, "max_grad_norm": None},

@@ -4,12 +4,19 @@ import copy
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from trainer_toys import DECAY, assert_same_bits, batches, loss_of, moved, network, train, weights  # noqa: E402
-
-from numba_lamb.torch import Lamb, Lars, Momentum  # noqa: E402
+from numba_lamb.torch import Lamb, Lars, Momentum
+from tests.integrations.trainer_toys import (
+    DECAY,
+    assert_same_bits,
+    batches,
+    loss_of,
+    moved,
+    network,
+    train,
+    weights,
+)
 
 SCALE = 1024.0
 STEPS = 8

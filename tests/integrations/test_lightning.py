@@ -4,6 +4,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from numba_lamb.torch import Lamb
+from tests.integrations.trainer_toys import (
+    DECAY,
+    RATE,
+    assert_same_bits,
+    batches,
+    loss_of,
+    moved,
+    network,
+    rows,
+    train,
+    weights,
+)
 
 pytestmark = [
     pytest.mark.integrations,
@@ -14,12 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:GPU available but not used"),
 ]
 
-torch = pytest.importorskip("torch")
 lightning = pytest.importorskip("lightning")
-
-from trainer_toys import DECAY, RATE, assert_same_bits, batches, loss_of, moved, network, rows, train, weights  # noqa: E402
-
-from numba_lamb.torch import Lamb  # noqa: E402
 
 SIZE = 8
 EPOCH = 4

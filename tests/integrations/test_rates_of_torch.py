@@ -5,12 +5,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from trainer_toys import DECAY, assert_same_bits, batches, moved, network, train, weights  # noqa: E402
-
-from numba_lamb.torch import Lamb  # noqa: E402
+from numba_lamb.torch import Lamb
+from tests.integrations.trainer_toys import DECAY, assert_same_bits, batches, moved, network, train, weights
 
 lr_scheduler = torch.optim.lr_scheduler
 STEPS = 12

@@ -5,16 +5,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+
+from numba_lamb.torch import Lamb, Lars
+from tests.integrations.trainer_toys import (
+    DECAY,
+    RATE,
+    assert_same_bits,
+    batches,
+    loss_of,
+    moved,
+    network,
+    weights,
+)
 
 pytestmark = pytest.mark.integrations
 
-torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
-
-from trainer_toys import DECAY, RATE, assert_same_bits, batches, loss_of, moved, network, weights  # noqa: E402
-
-from numba_lamb.torch import Lamb, Lars  # noqa: E402
 
 SIZE = 8
 

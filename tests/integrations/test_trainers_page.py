@@ -10,13 +10,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 REPORT = """
 import pathlib
 pathlib.Path(f"loss{rank}").write_text(str(cross_entropy(model.module(inputs), labels).item()))
 """
-
-torch = pytest.importorskip("torch")
 
 PAGE = Path(__file__).parents[2] / "docs" / "trainers.md"
 SECTIONS = {

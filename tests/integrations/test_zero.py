@@ -5,13 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 if not torch.distributed.is_available():
     pytest.skip("this PyTorch has no torch.distributed", allow_module_level=True)
 
-from distributed_workers import HALF, PARAMETERS, STEPS, clipping, in_processes, lamb, matrices  # noqa: E402
-from trainer_toys import assert_same_bits, batches, moved, network, train, weights  # noqa: E402
+from tests.integrations.distributed_workers import (
+    HALF,
+    PARAMETERS,
+    STEPS,
+    clipping,
+    in_processes,
+    lamb,
+    matrices,
+)
+from tests.integrations.trainer_toys import assert_same_bits, batches, moved, network, train, weights
 
 CASES = {
     f"{parameters}, {kind}": {"parameters": parameters, "view": view}

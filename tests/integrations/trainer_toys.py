@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 Batch = tuple[Any, Any]
 RATE = 0.02

@@ -81,7 +81,7 @@ class Subject(Protocol):
         """Where the gradients lie."""
 
     @property
-    def _nonfinite(self) -> Literal["raise", "skip", "propagate"]:
+    def _nonfinite(self) -> str:
         """What is done about a gradient that is not finite; ``"raise"`` makes a step wait for the device."""
 
     @property
@@ -115,7 +115,6 @@ class Backend(ABC):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables and zeroed state for the layers of `dtype`."""

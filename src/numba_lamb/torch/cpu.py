@@ -13,8 +13,9 @@ from numba_lamb.engine.cpu.record import CpuRecord
 from numba_lamb.engine.interface import named_stats
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.kernels import columns
+from numba_lamb.methods.checks import plain
+from numba_lamb.numerics import rules
 from numba_lamb.torch.model import Model, Step
-from numba_lamb.torch.options import number
 
 
 class CpuEngine:
@@ -81,12 +82,12 @@ class CpuEngine:
         loss_scale, found_inf : Tensor or None
             What PyTorch's GradScaler says.
         """
-        if found_inf is not None and number(found_inf):
+        if found_inf is not None and plain(found_inf):
             self._counters.skip()
             return False
         self._found = step.found
         common = [bucket.common_step() for bucket in self._buckets]
-        self._write_scale(1.0 if loss_scale is None else float(number(loss_scale)))
+        self._write_scale(1.0 if loss_scale is None else float(plain(loss_scale)))
         self._write_rates(rates, decays)
         if self._has_two_moments:
             for bucket, steps in zip(self._buckets, common, strict=True):
@@ -101,7 +102,9 @@ class CpuEngine:
             # Not known until all parts have it.
             self._loss_scale = math.nan
             for bucket in self._buckets:
-                bucket.hyper[:, columns.RESCALE] = bucket.hyper64[:, columns.SIGN] * (1.0 / scale)
+                bucket.hyper[:, columns.RESCALE] = rules.gradient_factor(
+                    bucket.hyper64[:, columns.SIGN], 1.0, scale
+                )
             self._loss_scale = scale
 
     def _write_rates(self, rates: Sequence[float], decays: NDArray[np.float64]) -> None:

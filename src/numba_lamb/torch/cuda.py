@@ -1,7 +1,7 @@
 """CudaEngine: steps on one GPU, queued on PyTorch's current stream there without ever waiting for it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +12,12 @@ from numba_lamb.engine.cuda.backend import CudaBackend
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.records import Record
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.program import run_in_order
 from numba_lamb.layout import FlatLayout
 from numba_lamb.rates import RATE_KEYS, Rate, RateCache
 from numba_lamb.torch import tensors
+from numba_lamb.torch.keys import where
 from numba_lamb.torch.model import Model, Step
-from numba_lamb.torch.options import where
 
 
 class _Groups:
@@ -79,7 +78,7 @@ class CudaEngine:
         self._has_two_moments = has_two_moments
         self._groups = _Groups()
         self._gradients = _Gradients()
-        self._nonfinite: Literal["raise", "skip", "propagate"] = "skip"
+        self._nonfinite = "skip"
         self._loss_scale = 1.0
         self._statistics: Sequence[tuple[str, int, bool]] = ()
         self._decays: NDArray[np.float64] | None = None
@@ -92,11 +91,10 @@ class CudaEngine:
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables for the layers of `dtype`."""
-        return self._backend.new_bucket(layout, dtype, parameters, decayed, state_names)
+        return self._backend.new_bucket(layout, dtype, parameters, state_names)
 
     def place(self, model: Model, groups: int, statistics: Sequence[tuple[str, int, bool]]) -> None:
         """Get ready for a model that is new."""
@@ -114,16 +112,14 @@ class CudaEngine:
         self._backend.placed(self)
 
     def options_changed(self) -> None:
-        """Recompute which layers adapt: the option columns were rewritten."""
-        for bucket in self._buckets:
-            bucket.adapts = bool(bucket.hyper[:, columns.ADAPT].any())
+        """Do nothing: the columns that were rewritten are sent with the next step."""
 
     def prepare(
         self,
         step: Step,
         rates: Sequence[Any],
         decays: NDArray[np.float64],
-        nonfinite: Literal["raise", "skip"],
+        nonfinite: str,
         loss_scale: Tensor | None,
         found_inf: Tensor | None,
     ) -> bool:

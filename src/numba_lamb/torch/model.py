@@ -3,7 +3,7 @@
 A parameter takes part from the first step on in which it has a gradient, so that frozen ones cost no memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import is_
@@ -14,20 +14,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.engine.bucket import Bucket
+from numba_lamb.engine.bucket import Bucket, check_rows
+from numba_lamb.engine.columns import write_options
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
-from numba_lamb.layout import FlatLayout
+from numba_lamb.kernels.cpu.object_reader import NOWHERE
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
-from numba_lamb.memory.object_reader import NOWHERE
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
+from numba_lamb.methods.checks import passes
+from numba_lamb.methods.options import FILTERS, Row
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
     check_gradient,
+    check_row_order,
     is_plain,
     same_order,
     share_elements,
@@ -44,7 +48,7 @@ class Member(NamedTuple):
     tensor: Tensor
 
 
-class MakePart(Protocol):
+class MakeBucket(Protocol):
     """Makes the tables of the layers that have one dtype."""
 
     def __call__(
@@ -52,7 +56,6 @@ class MakePart(Protocol):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> Bucket:
         """Return them."""
@@ -74,7 +77,7 @@ class Model:
         The optimizer's ``state``, which gets moments and steps.
     flat : FlatState
         Gives moments their places.
-    make_part : MakePart
+    make_bucket : MakeBucket
         The backend's.
     """
 
@@ -86,7 +89,7 @@ class Model:
         idle: Sequence[Member],
         state: Any,
         flat: FlatState,
-        make_bucket: MakePart,
+        make_bucket: MakeBucket,
     ) -> None:
         found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
@@ -115,7 +118,7 @@ class Model:
     # -- making --------------------------------------------------------------------------------------------
 
     def _lay_out(
-        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_bucket: MakePart
+        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_bucket: MakeBucket
     ) -> None:
         self._check_loose(members)
         self.parameters = parameters = [
@@ -135,7 +138,7 @@ class Model:
             ]
             if number == 0:
                 entries += [(place, None, parameter) for place, parameter in idle]
-            self._add_parts(sorted(entries, key=lambda entry: entry[0]), make_bucket)
+            self._add_buckets(sorted(entries, key=lambda entry: entry[0]), make_bucket)
         placement = {
             k: (bucket, row)
             for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True)
@@ -143,14 +146,16 @@ class Model:
         }
         self.placement = [placement[k] for k in range(len(members))]
 
-    def _add_parts(self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: MakePart) -> None:
+    def _add_buckets(
+        self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: MakeBucket
+    ) -> None:
         """Make the buckets of these layers; those that are no member's only keep their place."""
         used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}
         kept = [(k, parameter) for _, k, parameter in entries if parameter.storage.dtype in used]
         own = [parameter for _, parameter in kept]
         layout = _layout_of(own)
         for dtype in layout.dtypes:
-            bucket = make_bucket(layout, dtype, own, [True] * len(own), ())
+            bucket = make_bucket(layout, dtype, own, ())
             numbers = [kept[place][0] for place in bucket.indices]
             self.buckets.append(bucket)
             self.indices.append([k for k in numbers if k is not None])
@@ -188,6 +193,31 @@ class Model:
                 bucket.addresses[rows_of, column] = [
                     tensors_.address_of(self._state[self._own[k]][name]) for k in indices
                 ]
+
+    def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
+        """Write every layer's options, or raise before anything is written."""
+        centralized = tuple(index for index, group in enumerate(groups) if group["grad_centralization"])
+        for k, layer in enumerate(self.layout.layers):
+            if layer.group in centralized:
+                check_rows(layer)
+                check_row_order(layer.name, self._dense[k])
+        passed = [
+            [_passes(groups[layer.group], name, layer) for layer in self.layout.layers] for name in FILTERS
+        ]
+        decayed, adaptable = (
+            [self._by_row(bucket, of_layer) for bucket in range(len(self.buckets))] for of_layer in passed
+        )
+        write_options(self.buckets, rows, decayed, adaptable)
+        for bucket in self.buckets:
+            if bucket.centralized != centralized:
+                bucket.centralize(centralized)
+
+    def _by_row(self, number: int, of_layer: Sequence[bool]) -> list[bool]:
+        """Return what was said of each layer by its row in a bucket; True for layers without values."""
+        found = [True] * len(self.buckets[number].layers)
+        for k, row in zip(self.indices[number], self.rows[number].tolist(), strict=True):
+            found[row] = of_layer[k]
+        return found
 
     def keep_norms(self, older: "Model") -> None:
         """Take over the norms of layers that an older model had."""
@@ -288,6 +318,11 @@ class Step(NamedTuple):
     gradients: Sequence[Any]
     copies: list[Tensor]
     found: Int64
+
+
+def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
+    layer_filter = group.get(name)
+    return layer_filter is None or passes(name, layer_filter, layer)
 
 
 def _without_values(member: Member) -> Parameter:

@@ -4,7 +4,6 @@ A step reads everything anew that others may have written since: the groups' opt
 where they, their gradients and their state lie. What has not changed costs a comparison.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import is_
@@ -15,28 +14,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.option_names import OPTIONS
+from numba_lamb.methods.checks import LARGEST, flag, is_mutable, plain
+from numba_lamb.methods.checks import rate as check_rate
+from numba_lamb.methods.names import OPTIONS
+from numba_lamb.methods.options import FILTERS, Method, Row
+from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.engine import Engine, make_engine
 from numba_lamb.torch.hooks import uncompiled, watched
-from numba_lamb.torch.keys import InGroups, check_keys
+from numba_lamb.torch.keys import InGroups, check_keys, where
 from numba_lamb.torch.loading import loadable
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
-from numba_lamb.torch.options import (
-    FILTERS,
-    LARGEST,
-    GroupRow,
-    check_flag,
-    check_rate,
-    is_mutable,
-    number,
-    where,
-)
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
-from numba_lamb.torch.writing import write_options
 
 Float64 = NDArray[np.float64]
 MOST_LOOKS = 4
@@ -47,16 +39,11 @@ ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tens
 class LayerwiseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` whose step is a Numba kernel; subclasses say which options they have."""
 
-    _kind: ClassVar[str]
-    """What the class is called, whatever a subclass of it is."""
-    _moments: ClassVar[tuple[str, ...]]
-    """The keys of moments in a parameter's state."""
-    _has_two_moments: ClassVar[bool]
-    _statistics: ClassVar[tuple[tuple[str, int, bool], ...]]
+    _method: ClassVar[Method]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_params(params)
-        check_flag("", "fused_amp", fused_amp)
+        flag("fused_amp", "", fused_amp)
         self._fused_amp = fused_amp
         self._shapes: Shapes = []
         self._lock = step_lock()
@@ -66,7 +53,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Invalidate all caches; the next step rebuilds them."""
         self._model: Model | None = None
-        self._flat = FlatState(self._moments, self._has_two_moments)
+        self._flat = FlatState(self._method.state, self._method.needs_steps)
         self._engine: Engine | None = None
         self._engine_is_on: torch.device | None = None
         self._written: list[Any] = []
@@ -99,7 +86,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         check_group(param_group, where(index))
         super().add_param_group(param_group)
         try:
-            check_keys(where(index), self._kind, self.param_groups[-1], self.defaults)
+            check_keys(where(index), self._method.name, self.param_groups[-1], self.defaults)
             self._check_group(where(index), self.param_groups[-1])
             seen: set[int] = set()
             for name, tensor in self._names_in(index):
@@ -135,13 +122,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             )
         return next(iter(seen), None)
 
-    @abstractmethod
-    def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return a group's options but its rates, as values that can be compared with those of a later step."""
-
-    @abstractmethod
-    def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
+    def _check_group(self, where: str, group: Mapping[str, Any]) -> Row:
         """Return what kernels are told of a group, or raise if an option is refused."""
+        return self._method.row(where, group)
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -238,7 +221,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
             model = Model(tensors, sizes, members, idle, self.state, self._flat, engine.make_bucket)
-        engine.place(model, len(self.param_groups), self._statistics)
+        engine.place(model, len(self.param_groups), self._method.statistics)
         if older is not None:
             model.keep_norms(older)
         self._model, self._written, self._follows = model, [], False
@@ -247,13 +230,13 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def _engine_for(self, device: torch.device | None) -> Engine:
         if self._engine is None or device != self._engine_is_on:
             self._skipped = self.skipped_steps
-            self._engine = make_engine(device, self._has_two_moments)
+            self._engine = make_engine(device, self._method.kernels == "lamb")
             self._engine_is_on = device
         return self._engine
 
     # -- options -------------------------------------------------------------------------------------------
 
-    def _checked_groups(self) -> list[GroupRow]:
+    def _checked_groups(self) -> list[Row]:
         return [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
 
     def _look_at_groups(self) -> None:
@@ -265,7 +248,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             return
         if keys != self._keys:
             for index, group in enumerate(groups):
-                check_keys(where(index), self._kind, group, self.defaults)
+                check_keys(where(index), self._method.name, group, self.defaults)
             self._keys = keys
         rates, decays = [], []
         for index, group in enumerate(groups):
@@ -273,9 +256,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
                 pass  # it is read, and checked, on the GPU
             elif type(rate) is not float or not 0.0 <= rate < LARGEST:
-                rate = check_rate(where(index), "lr", rate)
+                rate = check_rate("lr", where(index), rate)
             if type(decay) is not float or not 0.0 <= decay < LARGEST:
-                decay = check_rate(where(index), "weight_decay", decay)
+                decay = check_rate("weight_decay", where(index), decay)
             rates.append(rate)
             decays.append(decay)
         self._group_rates, self._group_decays = rates, np.array(decays, dtype=np.float64)
@@ -286,12 +269,14 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _follow_options(self, model: Model, engine: Engine) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
-        decays = self._group_decays
-        options = [decays.tolist(), *([*map(number, self._options(group))] for group in self.param_groups)]
+        names = [name for name in self._method.names if name not in RATE_KEYS]
+        options = [[plain(group[name]) for name in names] for group in self.param_groups]
         changed = options != self._written
         if changed:
             self._written = []
-            self._nonfinite = write_options(model, self.param_groups, self._checked_groups(), decays)
+            model.write_options(self.param_groups, self._checked_groups())
+            found = {group["nonfinite"] for group in self.param_groups}
+            self._nonfinite = "raise" if "raise" in found else "skip"
             engine.options_changed()
             self._written = options
         self._follows = True
@@ -356,9 +341,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If it is another kind of optimizer's, or of a formula that is not here; nothing has changed then.
         """
-        adopted = adopt_state_dict(self._kind, state_dict, self.defaults)
+        adopted = adopt_state_dict(self._method.name, state_dict, self.defaults)
         for index, group in enumerate(adopted["param_groups"]):
-            check_keys(where(index), self._kind, group, self.defaults)
+            check_keys(where(index), self._method.name, group, self.defaults)
         names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
         super().load_state_dict(loadable(adopted, names))
 
@@ -378,9 +363,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If something that `other` does has no counterpart here.
         """
-        defaults, groups = options_of(cls._kind, other, overrides)
+        defaults, groups = options_of(cls._method.name, other, overrides)
         made = cls(groups, **defaults)
-        made.load_state_dict(dict(state_dict_of(cls._kind, other, made.param_groups)))
+        made.load_state_dict(dict(state_dict_of(cls._method.name, other, made.param_groups)))
         return made
 
     def load_optax_state(self, opt_state: Any, names: Sequence[str] | None = None) -> None:
@@ -393,7 +378,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         names : sequence of str, optional
             The parameter name of each of its leaves, where they are not those of the tree.
         """
-        self.load_state_dict(optax_state_dict(self._kind, opt_state, names, self))
+        self.load_state_dict(optax_state_dict(self._method.name, opt_state, names, self))
 
 
 for _name in OPTIONS:

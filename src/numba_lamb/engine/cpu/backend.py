@@ -45,11 +45,10 @@ class CpuBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> CpuBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        return CpuBucket(layout, dtype, parameters, decayed, state_names)
+        return CpuBucket(layout, dtype, parameters, state_names)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values."""

@@ -1,4 +1,4 @@
-"""CpuPart: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
+"""CpuBucket: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.checks import check_step_count
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
@@ -15,6 +14,7 @@ from numba_lamb.kernels.cpu import passes
 from numba_lamb.kernels.cpu.program import Program, Work
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.arrays import address_of, aligned_zeros
+from numba_lamb.methods.checks import check_step_count
 from numba_lamb.numerics import rules
 
 
@@ -23,7 +23,7 @@ class CpuBucket(Bucket):
 
     Parameters
     ----------
-    layout, dtype, parameters, decayed
+    layout, dtype, parameters
         As for `Part`.
     state_names : sequence of str
         One flat buffer is kept for each; they go to the address columns from `columns.FIRST` on.
@@ -34,10 +34,9 @@ class CpuBucket(Bucket):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> None:
-        super().__init__(layout, dtype, parameters, decayed)
+        super().__init__(layout, dtype, parameters)
         count, chunks = len(self.layers), len(self.table.chunks)
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
@@ -122,11 +121,18 @@ class CpuBucket(Bucket):
         self.rates[:] = rates
 
     def write_decays(self, decays: NDArray[np.float64]) -> None:
-        """Write each layer's weight decay, 0 where a filter exempts it. Call `write_rates` first."""
+        """Write each layer's weight decay, 0 where a filter exempts it, and whether it adapts.
+
+        Call `write_rates` first.
+        """
         decays = decays * self.hyper64[:, columns.DECAYED]
+        which = self.hyper64[:, columns.ADAPTS]
+        self.hyper[:, columns.ADAPT] = (which == rules.ALWAYS) | (
+            (which == rules.WHERE_DECAYED) & (decays != 0)
+        )
         if self.shrinks:
             outside = self.hyper64[:, columns.DECOUPLED] != 0
-            self.hyper[:, columns.SHRINK] = np.where(outside, 1.0 - self.rates * decays, 1.0)
+            self.hyper[:, columns.SHRINK] = np.where(outside, rules.decay_factor(self.rates, decays), 1.0)
             decays = np.where(outside, 0.0, decays)
         self.hyper[:, columns.DECAY] = decays
 

@@ -98,7 +98,9 @@ def _write_rescale(bucket: CpuBucket, norm: float, loss_scale: float) -> None:
     limits = bucket.hyper64[:, columns.MAX_GRAD_NORM].tolist()
     known = {limit: rules.clip_factor(norm, limit) if limit > 0 else 1.0 for limit in set(limits)}
     factors = np.array([known[limit] for limit in limits])
-    bucket.hyper[:, columns.RESCALE] = bucket.hyper64[:, columns.SIGN] * (factors / loss_scale)
+    bucket.hyper[:, columns.RESCALE] = rules.gradient_factor(
+        bucket.hyper64[:, columns.SIGN], factors, loss_scale
+    )
 
 
 def commit(

@@ -23,7 +23,6 @@ from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
 from numba_lamb.engine.interface import Backend, Subject
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory import device
@@ -104,7 +103,6 @@ class CudaBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
@@ -117,7 +115,7 @@ class CudaBackend(Backend):
         # Validate before anything is modified.
         self._rates.rehearse()
         with self._device.current():
-            return CudaBucket(layout, dtype, parameters, decayed, state_names, self._device)
+            return CudaBucket(layout, dtype, parameters, state_names, self._device)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values, after waiting for the device."""
@@ -151,17 +149,14 @@ class CudaBackend(Backend):
             self._rates.place(optimizer._groups, [_largest_in(buckets, group) for group in groups])
             for bucket in buckets:
                 args = bucket.args
-                args[fields.GROUPS], args[fields.RATE_TABLE] = (
-                    self._rates.mirror.address,
-                    self._rates.table.address,
-                )
+                args[fields.GROUPS] = self._rates.mirror.address
+                args[fields.RATE_TABLE] = self._rates.table.address
                 args[fields.CONTROL], args[fields.GRAD_CLIP] = self._control.address, self._clip.address
                 args[fields.GROUP_COUNT] = len(groups)
                 args[fields.TABLE_STEPS], args[fields.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
                 args[fields.TWO_MOMENTS] = optimizer._has_two_moments
                 args[fields.LAST_BUCKET] = bucket is buckets[-1]
                 args[fields.GENERATION] = generation
-                bucket.adapts = bool(bucket.hyper[:, columns.ADAPT].any())
             for bucket, name in self._prepare(optimizer, capturing=False):
                 bucket.load(name)
             self._device.finish()

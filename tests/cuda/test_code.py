@@ -1,0 +1,366 @@
+"""What the compilers make of every CUDA kernel: registers, accesses, roundings. None of it needs a GPU."""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from numba_lamb import _compile
+from numba_lamb.kernels.cuda import build
+from tests.cuda.double import kernel_ptx
+from tests.cuda.ptx.compile import Cubin, sass_counts
+from tests.cuda.ptx.contraction import contracted
+from tests.cuda.ptx.parser import parse
+from tests.cuda.ptx.resources import resources_of
+from tests.helpers import run_python
+
+pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
+
+from numba_lamb.kernels.cuda import frame, passes
+
+STEP_KERNELS = [
+    frame.open_step,
+    frame.gradient_squares,
+    frame.clip_gradients,
+    frame.scale_gradients,
+    frame.decay_weights,
+    frame.row_means,
+]
+KERNELS = [
+    *STEP_KERNELS,
+    passes.lamb_advance,
+    passes.lamb_ratio,
+    passes.lamb_descend,
+    passes.lars_sums,
+    passes.lars_ratio,
+    passes.lars_update,
+]
+BY_NAME = {kernel.__name__: kernel for kernel in KERNELS}
+DTYPES = ["float32", "float64"]
+CAPABILITIES = [(9, 0), (8, 0), (10, 0)]
+
+# The most registers a thread may take in float32 and float64, a little above what nvJitLink 13.5 gives it on
+# the neediest of the three capabilities. An SM has 65,536: with 128 threads to a block 80 leave room for 6 blocks,
+# 96 for 5, 128 for 4 and 168 for 3.
+REGISTERS = {
+    "open_step": (96, 96),
+    "gradient_squares": (40, 40),
+    "clip_gradients": (40, 40),
+    "scale_gradients": (40, 40),
+    "decay_weights": (96, 104),
+    "row_means": (56, 64),
+    "lamb_advance": (128, 184),
+    "lamb_ratio": (56, 56),
+    "lamb_descend": (80, 112),
+    "lars_sums": (80, 96),
+    "lars_ratio": (80, 80),
+    "lars_update": (104, 128),
+}
+
+# Quads that the wide path of each kernel loads and stores; a quad of float64 takes two accesses of 16 bytes.
+QUADS = {
+    "open_step": (4, 0),
+    "decay_weights": (4, 4),
+    "lamb_advance": (8, 4),
+    "lamb_descend": (6, 2),
+    "lars_sums": (4, 0),
+    "lars_update": (6, 4),
+}
+
+Compiled = Callable[[str, str, tuple[int, int]], str]
+
+every_kernel = pytest.mark.parametrize("kernel", [kernel.__name__ for kernel in KERNELS])
+every_dtype = pytest.mark.parametrize("dtype", DTYPES)
+every_text = pytest.mark.parametrize("capability", [(9, 0), (10, 0)], ids=["sm_90", "sm_100"])
+every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda c: f"sm_{c[0]}{c[1]}")
+
+
+@pytest.fixture(scope="module", name="ptx_of")
+def compiled_ptx() -> Iterator[Compiled]:
+    """Compile for 9.0 here, where other test files need it too, and meanwhile for 10.0 in other processes.
+
+    For 8.0 the text is that for 9.0 but for one line, of which a test makes sure.
+    """
+    waiting: dict[tuple[str, str], Future[str]] = {}
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        for dtype in DTYPES:
+            for kernel in KERNELS:
+                future = pool.submit(build.ptx, kernel, np.dtype(dtype), (10, 0))
+                waiting[kernel.__name__, dtype] = future
+
+        def ptx_of(name: str, dtype: str, capability: tuple[int, int]) -> str:
+            if capability == (10, 0):
+                return waiting[name, dtype].result()
+            text = kernel_ptx(BY_NAME[name], dtype, (9, 0))
+            return text if capability == (9, 0) else text.replace(".target sm_90", ".target sm_80")
+
+        yield ptx_of
+        pool.shutdown(cancel_futures=True)
+
+
+@cache
+def linked(text: str, capability: tuple[int, int]) -> bytes:
+    return build.link(text, capability)
+
+
+@every_capability
+@every_dtype
+@every_kernel
+def test_a_kernel_fits_its_registers(
+    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
+) -> None:
+    found = resources_of(linked(ptx_of(kernel, dtype, capability), capability))
+    assert found.stack == 0
+    assert 0 < found.registers <= REGISTERS[kernel][DTYPES.index(dtype)]
+
+
+@every_text
+@every_dtype
+@every_kernel
+def test_a_kernel_rounds_as_it_says(
+    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
+) -> None:
+    text = ptx_of(kernel, dtype, capability)
+    assert contracted(text) == []
+    for instruction in parse(text).code:
+        modifiers = set(instruction.modifiers)
+        assert not modifiers & {"approx", "ftz", "full", "sat"}, instruction.text
+        if instruction.opcode in ("div", "sqrt", "rcp", "fma") and modifiers & {"f32", "f64"}:
+            assert "rn" in modifiers, instruction.text
+
+
+@every_text
+@every_dtype
+@every_kernel
+def test_a_kernel_names_the_memory_it_touches(
+    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
+) -> None:
+    text = ptx_of(kernel, dtype, capability)
+    assert ".local" not in text
+    assert ".shared" not in text
+    touching = [one for one in parse(text).code if one.opcode in ("ld", "ldu", "st", "atom", "red", "call")]
+    spaces = {(one.opcode, one.modifiers[0]) for one in touching}
+    assert spaces == {("ld", "param"), ("ld", "global"), ("st", "global")}
+
+
+@every_capability
+@every_dtype
+@pytest.mark.parametrize("kernel", list(QUADS))
+def test_a_kernel_moves_16_bytes_at_a_time(
+    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
+) -> None:
+    counts = sass_counts(Cubin(linked(ptx_of(kernel, dtype, capability), capability), ""))
+    loads, stores = QUADS[kernel]
+    accesses = 1 if dtype == "float32" else 2
+    assert counts["LDG.E.128"] == loads * accesses
+    assert counts["STG.E.128"] == stores * accesses
+    # The way for arrays that are not aligned, and for the end of a layer, takes four values apart.
+    single = "" if dtype == "float32" else ".64"
+    assert counts[f"LDG.E{single}"] >= 4 * loads
+    assert counts[f"STG.E{single}"] >= 4 * stores
+    assert not {name for name in counts if re.match("LDL|STL|LD\\.|ST\\.|LDS|STS", name)}
+
+
+@pytest.mark.parametrize("kernel", [frame.scale_gradients, passes.lamb_descend])
+def test_for_8_and_9_the_text_differs_in_its_target_alone(kernel: Any) -> None:
+    """So that compiling for one of them is enough here; names of modules are counted up."""
+    one, other = (
+        re.sub(r"_ZN08NumbaEnv\w+", "", build.ptx(kernel, np.dtype("float32"), capability))
+        for capability in ((8, 0), (9, 0))
+    )
+    assert one.replace(".target sm_80", ".target sm_90") == other
+
+
+def test_every_kernel_is_looked_at_here() -> None:
+    """And is found by its name where `CudaPart` looks it up."""
+    found = [
+        value
+        for module in (passes, frame)
+        for value in vars(module).values()
+        if isinstance(value, FunctionType) and value.__module__ == module.__name__
+    ]
+    assert found == [*KERNELS[len(STEP_KERNELS) :], *STEP_KERNELS]
+    assert set(REGISTERS) == set(BY_NAME)
+    assert passes.KERNELS == BY_NAME
+    assert len(BY_NAME) == len(KERNELS)
+
+
+# -- the cache on disk ---------------------------------------------------------------------------------------
+
+
+class Compilers:
+    """Stand in for numba-cuda and nvJitLink, and count how often they are asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def ptx(self, kernel: Any, dtype: np.dtype[Any], capability: tuple[int, int]) -> str:
+        self.asked += 1
+        return f"{kernel.__name__} {dtype} {capability}"
+
+    def link(self, text: str, capability: tuple[int, int]) -> bytes:
+        return f"code of {text}".encode()
+
+
+@pytest.fixture(name="compilers")
+def counted_compilers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Compilers:
+    """Have the cache in an empty folder, and compilers that take no time."""
+    compilers = Compilers()
+    monkeypatch.setattr(build, "ptx", compilers.ptx)
+    monkeypatch.setattr(build, "link", compilers.link)
+    monkeypatch.setattr(build.cache_state, "folder", str(tmp_path / "cache"))
+    monkeypatch.setattr(build.cache_state, "sources", "0123456789abcdef")
+    return compilers
+
+
+def code(kernel: Any = passes.lamb_advance, dtype: str = "float32", capability: Any = (9, 0)) -> bytes:
+    return build.machine_code(kernel, np.dtype(dtype), capability)
+
+
+def test_machine_code_is_written_once_and_read_after_that(compilers: Compilers, tmp_path: Path) -> None:
+    first = code()
+    assert first == b"code of lamb_advance float32 (9, 0)"
+    assert (code(), code(), compilers.asked) == (first, first, 1)
+    (entry,) = (tmp_path / "cache").iterdir()
+    assert re.fullmatch(r"cuda\.lamb_advance-float32\.01234567-[0-9a-f]{24}\.cubin", entry.name)
+    assert entry.read_bytes().endswith(first)
+
+
+@pytest.mark.parametrize("damage", [b"", b"torn", None], ids=["empty", "torn", "one bit"])
+def test_damaged_code_is_made_again(compilers: Compilers, tmp_path: Path, damage: bytes | None) -> None:
+    first = code()
+    (entry,) = (tmp_path / "cache").iterdir()
+    content = bytearray(entry.read_bytes())
+    content[-1] ^= 1
+    entry.write_bytes(content if damage is None else damage)
+    assert (code(), compilers.asked) == (first, 2)
+    assert (code(), compilers.asked) == (first, 2)
+
+
+def test_whatever_changes_the_code_changes_its_name(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code()
+    code(passes.lamb_descend)
+    code(dtype="float64")
+    code(capability=(8, 0))
+    assert compilers.asked == 4
+    for tool in ("numba", "numba-cuda", "llvmlite", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink"):
+        with monkeypatch.context() as patch:
+            usual = build._version
+            patch.setattr(
+                build, "_version", lambda name, new=tool, usual=usual: usual(name) + (name == new) * "x"
+            )
+            before = compilers.asked
+            code()
+            code()
+            assert compilers.asked == before + 1, tool
+    before = compilers.asked
+    code()
+    code(dtype="float64")
+    assert compilers.asked == before
+
+
+def test_code_of_older_sources_is_thrown_away(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for kernel in (passes.lamb_advance, passes.lars_update):
+        for dtype in DTYPES:
+            code(kernel, dtype)
+    monkeypatch.setattr(build.cache_state, "sources", "fedcba9876543210")
+    code(capability=(8, 0))
+    code(capability=(10, 0))
+    names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "cache").iterdir())
+    assert names == [
+        "passes.lamb_advance-float32.fedcba98",
+        "passes.lamb_advance-float32.fedcba98",
+        "passes.lamb_advance-float64.01234567",
+        "passes.lars_update-float32.01234567",
+        "passes.lars_update-float64.01234567",
+    ]
+
+
+def test_an_entry_that_cannot_be_read_costs_a_compilation(compilers: Compilers, tmp_path: Path) -> None:
+    first = code()
+    (entry,) = (tmp_path / "cache").iterdir()
+    entry.unlink()
+    entry.mkdir()
+    assert (code(), compilers.asked) == (first, 2)
+    assert list((tmp_path / "cache").iterdir()) == [entry]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    write = Path.write_bytes
+
+    def torn(self: Path, data: Any) -> int:
+        write(self, data[: len(data) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", torn)
+        first = code()
+    assert first == b"code of lamb_advance float32 (9, 0)"
+    assert list((tmp_path / "cache").iterdir()) == []
+    assert (code(), code(), compilers.asked) == (first, first, 2)
+
+
+def test_a_folder_that_cannot_be_written_costs_a_compilation(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(build.cache_state, "folder", str(tmp_path / "file" / "cache"))
+    assert code() == code() == b"code of lamb_advance float32 (9, 0)"
+    assert compilers.asked == 2
+
+
+def test_the_cache_can_be_turned_off(
+    compilers: Compilers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NUMBA_LAMB_CACHE", "0")
+    monkeypatch.setattr(build, "cache_state", _compile._CacheState())
+    code()
+    code()
+    assert compilers.asked == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- what is missing -----------------------------------------------------------------------------------------
+
+
+def test_numbas_own_cuda_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda as numba_cuda
+
+    monkeypatch.setattr(numba_cuda, "implementation", "Built-in")
+    with pytest.raises(ImportError, match=r"need numba-cuda: python -m pip install -e '\.\[cuda13\]'"):
+        build.ptx(passes.lamb_advance, np.dtype("float32"), (9, 0))
+
+
+def test_without_nvjitlink_it_is_told_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import cuda.bindings
+
+    monkeypatch.delattr(cuda.bindings, "nvjitlink", raising=False)
+    monkeypatch.setitem(sys.modules, "cuda.bindings.nvjitlink", None)
+    with pytest.raises(ImportError, match=r"need nvJitLink \(.*\): python -m pip install -e '\.\[cuda13\]'"):
+        build.link("", (9, 0))
+
+
+def test_what_nvjitlink_complains_of_is_told() -> None:
+    text = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry kernel() { nonsense; }\n"
+    with pytest.raises(RuntimeError, match=r"nvJitLink failed: (.|\n)*nonsense"):
+        build.link(text, (9, 0))
+
+
+def test_importing_the_package_loads_nothing_of_cuda() -> None:
+    names = "numba.cuda", "numba_cuda", "cuda.bindings", "cuda.core", "cuda.pathfinder"
+    found = run_python(f"import sys, numba_lamb; print([name for name in {names} if name in sys.modules])")
+    assert found == "[]"
