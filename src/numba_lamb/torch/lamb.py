@@ -32,7 +32,7 @@ class Lamb(LayerwiseOptimizer):
     lr : float or Tensor
         :math:`\eta >= 0`.
     betas : (float, float)
-        :math:`\beta_1, \beta_2` in [0, 1).
+        :math:`\beta_1, \beta_2` in [0, 1); any sequence of two, which stays in the group as given.
     eps : float
         :math:`\epsilon >= 0`, added outside the root.
     weight_decay : float
