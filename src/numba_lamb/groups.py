@@ -6,11 +6,7 @@ from typing import Any
 
 from numba_lamb.foreign import first_of, is_module, is_tensor, refuse_foreign
 from numba_lamb.memory.arrays import Storage, check_parameter, is_array
-from numba_lamb.option_names import meant
-
-GROUP_KEYS = ("params", "lr", "weight_decay", "grad_centralization")
-"""What a group dict may hold; a dict with `order_params` holds nothing else."""
-_KEYS = ", ".join(map(repr, GROUP_KEYS))
+from numba_lamb.methods.names import meant
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +42,8 @@ class ParameterSet:
     grouped: bool
 
 
-def collect(params: Any) -> ParameterSet:
-    """Return the parameters in `params`: a mapping, pairs, arrays, or a list of group dicts."""
+def collect(params: Any, keys: Sequence[str] = ("params",)) -> ParameterSet:
+    """Return the parameters in `params`: a mapping, pairs, arrays, or a list of group dicts with `keys`."""
     if is_module(params) or is_tensor(params):
         refuse_foreign("params", params)
     if params is None:
@@ -70,22 +66,22 @@ def collect(params: Any) -> ParameterSet:
         return ParameterSet(parameters, [{}], grouped=False)
     if dicts < len(entries):
         raise TypeError("params must hold either arrays or group dicts, not both")
-    return _collect_groups(entries)
+    return _collect_groups(entries, keys)
 
 
 def collect_group(
-    group: Any, existing: Sequence[Parameter], index: int
+    group: Any, existing: Sequence[Parameter], index: int, keys: Sequence[str]
 ) -> tuple[list[Parameter], dict[str, Any]]:
     """Return the parameters and options of a `group` dict that is added to `existing` parameters."""
     if not isinstance(group, dict):
         raise TypeError(f"a parameter group must be a dict, not {type(group).__name__}")
-    options = _check_group(group, index)
+    options = _check_group(group, index, keys)
     added = _group_parameters(group, index, first=len(existing))
     _check_distinct([*existing, *added], RuntimeError)
     return added, options
 
 
-def _collect_groups(entries: list[dict[str, Any]]) -> ParameterSet:
+def _collect_groups(entries: list[dict[str, Any]], keys: Sequence[str]) -> ParameterSet:
     parameters: list[Parameter] = []
     options: list[dict[str, Any]] = []
     order: list[Any] | None = None
@@ -93,7 +89,7 @@ def _collect_groups(entries: list[dict[str, Any]]) -> ParameterSet:
         if "order_params" in entry:
             order = _check_order_dict(entry)
             continue
-        options.append(_check_group(entry, len(options)))
+        options.append(_check_group(entry, len(options), keys))
         parameters += _group_parameters(entry, len(options) - 1, first=len(parameters))
     if not options:
         raise ValueError("params must hold at least one group with 'params' beside 'order_params'")
@@ -103,34 +99,33 @@ def _collect_groups(entries: list[dict[str, Any]]) -> ParameterSet:
     return ParameterSet(parameters, options, grouped=True)
 
 
-def _check_group(group: dict[str, Any], index: int) -> dict[str, Any]:
-    unknown = [key for key in group if key not in GROUP_KEYS]
+def _check_group(group: dict[str, Any], index: int, keys: Sequence[str]) -> dict[str, Any]:
+    unknown = [key for key in group if key not in keys]
     if unknown:
         if is_tensor(first_of(group)):
             refuse_foreign(f"'params' of group {index}", first_of(group))
-        right = meant(unknown[0], GROUP_KEYS) if isinstance(unknown[0], str) else None
-        way = f"a group has {_KEYS}, or 'order_params' alone" if right is None else f"did you mean {right!r}?"
-        raise KeyError(f"group {index} has the unknown key {unknown[0]!r}; {way}")
+        raise _unknown_key(unknown[0], index, keys)
     if "params" not in group:
         raise KeyError(f"group {index} has no 'params'")
-    _check_centralization(group.get("grad_centralization", False), index)
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def check_live_group(group: dict[str, Any], index: int) -> None:
+def check_live_group(group: dict[str, Any], index: int, keys: Sequence[str]) -> None:
     """Raise unless a group of a working optimizer has the keys it had; schedulers may add ``initial_lr``."""
     for key in group:
-        if key not in GROUP_KEYS and key != "initial_lr":
-            raise KeyError(f"group {index} has the unknown key {key!r}; a group has {_KEYS}")
-    for key in GROUP_KEYS:
+        if key not in keys and key != "initial_lr":
+            raise _unknown_key(key, index, keys)
+    for key in keys:
         if key not in group:
             raise KeyError(f"group {index} has no {key!r}")
-    _check_centralization(group["grad_centralization"], index)
 
 
-def _check_centralization(value: object, index: int) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"'grad_centralization' of group {index} must be a bool, not {type(value).__name__}")
+def _unknown_key(key: object, index: int, keys: Sequence[str]) -> KeyError:
+    right = meant(key, keys) if isinstance(key, str) else None
+    way = f"did you mean {right!r}?"
+    if right is None:
+        way = f"a group has {', '.join(map(repr, keys))}, or 'order_params' alone"
+    return KeyError(f"group {index} has the unknown key {key!r}; {way}")
 
 
 def _group_parameters(group: dict[str, Any], index: int, first: int) -> list[Parameter]:

@@ -6,7 +6,7 @@ import operator
 import os
 from collections import deque
 from collections.abc import Callable
-from functools import partial, singledispatch
+from functools import singledispatch
 from itertools import islice, pairwise
 from typing import Any
 
@@ -36,7 +36,7 @@ def recorder(optimizer: Any) -> Callable[[], Record]:
 
 @recorder.register
 def _(optimizer: Optimizer) -> Callable[[], Record]:
-    return partial(optimizer._backend.record, optimizer)
+    return optimizer._backend.record
 
 
 class History:
@@ -197,7 +197,7 @@ class History:
     def _tables(self) -> "_Built":
         if self._built is None:
             records = list(islice(self._records, max(0, len(self._records) - len(self) - 1), None))
-            self._built = _Built(records, self.layers, self.optimizer._statistics)
+            self._built = _Built(records, self.layers, self.optimizer._method.statistics)
         return self._built
 
     # For others to read ------------------------------------------------------------------------------

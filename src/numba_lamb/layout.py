@@ -25,8 +25,6 @@ CHUNK = 4096
 """Elements in a full chunk."""
 LANES = 128
 """Partial sums a chunk is added up in: element ``i`` of a chunk goes to lane ``i % LANES``."""
-WINDOW = 300_000
-"""Elements from which a window of whole layers is full: both passes of a step run over one window at a time."""
 ALIGNMENT = 64
 """Offsets are multiples of this many elements, hence of 64 bytes for every dtype."""
 
@@ -80,8 +78,6 @@ class ChunkTable:
         Layer ``k`` owns chunks ``first_chunk[k]`` to ``first_chunk[k + 1] - 1``.
     chunks : int64 array, shape (chunks, 2)
         For each chunk its layer and its first element within the layer.
-    windows : int64 array, shape (windows + 1,)
-        Window ``k`` is the layers ``windows[k]`` to ``windows[k + 1] - 1``.
     extent : int
         Elements that a flat buffer of this dtype holds.
     """
@@ -90,7 +86,6 @@ class ChunkTable:
     offsets: NDArray[np.int64]
     first_chunk: NDArray[np.int64]
     chunks: NDArray[np.int64]
-    windows: NDArray[np.int64]
     extent: int
 
 
@@ -167,17 +162,5 @@ class FlatLayout:
             offsets=np.array([layer.offset for layer in layers], dtype=np.int64),
             first_chunk=first_chunk,
             chunks=np.ascontiguousarray(np.stack([owner, start], axis=1)),
-            windows=_windows(sizes.tolist()),
             extent=self._extents[dtype],
         )
-
-
-def _windows(sizes: list[int]) -> NDArray[np.int64]:
-    """Cut the layers into runs that are full at `WINDOW` elements; a larger layer is a window of its own."""
-    bounds, inside = [0], 0
-    for layer, size in enumerate(sizes):
-        if inside and inside + size > WINDOW:
-            bounds.append(layer)
-            inside = 0
-        inside += size
-    return np.array([*bounds, len(sizes)], dtype=np.int64)

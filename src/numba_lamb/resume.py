@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from numba_lamb import checkpoint
+from numba_lamb._calls import run_in_order
 from numba_lamb._text import shorten
-from numba_lamb.kernels.cpu.program import run_in_order
 from numba_lamb.memory.arrays import check_parameter
 from numba_lamb.optimizers.base import Optimizer
 

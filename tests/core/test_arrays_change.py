@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numba_lamb as nl
+from numba_lamb.kernels.cpu.object_reader import UNUSUAL
 from numba_lamb.memory import array_reader
 from numba_lamb.memory.array_reader import READABLE, WRITABLE, ArrayReader, fields_are_known
-from numba_lamb.memory.object_reader import UNUSUAL
 from tests.helpers import frozen, snapshot
 
 MAKERS: dict[str, Callable[..., Any]] = {

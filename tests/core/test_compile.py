@@ -68,7 +68,7 @@ def test_import_compiles_nothing() -> None:
     code = """
 import numba_lamb
 from numba_lamb.kernels.cpu import passes
-kernels = [k for k in vars(cpu).values() if isinstance(k, numba_lamb._compile.Kernel)]
+kernels = [k for k in vars(passes).values() if isinstance(k, numba_lamb._compile.Kernel)]
 print(len(kernels), sum(len(twin.signatures) for kernel in kernels for twin in kernel))
 """
     assert run_python(code) == "9 0"
@@ -101,7 +101,7 @@ def test_the_source_hash_sees_every_kernel_file(monkeypatch: pytest.MonkeyPatch,
     before = _cache.source_hash()
     for name in (
         "numerics/rules.py",
-        "kernels/passes.py",
+        "kernels/cpu/passes.py",
         "kernels/columns.py",
         "kernels/cpu/intrinsics.py",
         "layout.py",
@@ -199,7 +199,7 @@ from numba_lamb.kernels.cpu import chunks
 for make in (lambda w: nl.Lamb([w], 0.1), lambda w: nl.Lars(nl.Momentum([w], 0.1, 0.9))):
     make(np.ones(9, np.float32)).step([np.ones(9, np.float32)])
 for name in ("lamb_moments", "lamb_descend", "momentum_update", "lars_sums"):
-    (text,) = getattr(cpu_chunks, name).inspect_asm().values()
+    (text,) = getattr(chunks, name).inspect_asm().values()
     wide = re.findall(r"v(sqrtps|divps|fn?madd\\d+ps|fn?madd\\d+pd)\\t.*%[yz]mm", text)
     print(name, *sorted({re.sub(r"\\d+|fn?m", "", op) for op in wide}), "prefetcht0" in text)
 """

@@ -45,7 +45,7 @@ def digest(make, dtype, threads, on):
     after = mode()[7] & 0xFFC0
     flush(False)
     assert after == before, (hex(before), hex(after))
-    arrays = [*opt.params.values(), *(part for p in opt._parts for part in p.saved().values())]
+    arrays = [*opt.params.values(), *(part for p in opt._buckets for part in p.saved().values())]
     return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
 def centralized(params):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from numba_lamb.option_names import OPTIONS
+from numba_lamb.methods.names import OPTIONS
 from tests.helpers import frozen
 
 MAKERS = {

@@ -39,10 +39,10 @@ class Mapped:
 
 @pytest.fixture(name="mapped")
 def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
+    from numba_lamb.kernels.cpu.object_reader import NOWHERE
     from numba_lamb.memory import device
     from numba_lamb.memory.array_reader import NO_SPANS
     from numba_lamb.memory.arrays import Storage
-    from numba_lamb.memory.object_reader import NOWHERE
     from numba_lamb.memory.tensor_reader import TensorReader
     from numba_lamb.torch import model, optimizer, tensors
     from numba_lamb.torch.cpu import CpuEngine

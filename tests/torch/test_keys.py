@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import numba_lamb as nl
-from numba_lamb.option_names import NUMPY_OPTIONS, OPTIONS, TORCH_OPTIONS, is_one_edit
+from numba_lamb.methods.names import NUMPY_OPTIONS, OPTIONS, TORCH_OPTIONS, is_one_edit
 from numba_lamb.torch import Lamb, Lars, Momentum
 from tests.torch.helpers import assert_same, fill, parameter, snapshot, steps
 
@@ -117,7 +117,7 @@ def misspelt(name: str) -> Iterator[str]:
 
 
 def test_every_single_edit_of_every_option_is_noticed() -> None:
-    from numba_lamb.option_names import meant
+    from numba_lamb.methods.names import meant
 
     own = sorted(TORCH_OPTIONS)
     for name in own:

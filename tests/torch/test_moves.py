@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from numba_lamb.kernels.cpu.object_reader import UNUSUAL
 from numba_lamb.memory.array_reader import NO_SPANS
-from numba_lamb.memory.object_reader import UNUSUAL
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.torch import Lamb, Lars, Momentum, model, places
 

@@ -1,4 +1,4 @@
-"""A Part: the layers of one dtype with what kernels are told about them, wherever their arrays live."""
+"""A Bucket: the layers of one dtype with what kernels are told about them, wherever their arrays live."""
 
 import math
 from abc import ABC, abstractmethod
@@ -25,8 +25,6 @@ class Bucket(ABC):
         Which of its layers this bucket holds.
     parameters : sequence of Parameter
         All parameters, in the layout's order.
-    decayed : sequence of bool
-        For each parameter whether its group's weight decay applies to it.
     """
 
     def __init__(
@@ -34,7 +32,6 @@ class Bucket(ABC):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
     ) -> None:
         self.dtype = dtype
         self.largest = float(np.finfo(dtype).max)
@@ -47,8 +44,6 @@ class Bucket(ABC):
         self.hyper = np.zeros((len(self.indices), columns.HYPER), dtype=dtype)
         self.hyper[:, columns.SHRINK] = 1
         self.hyper64 = np.zeros((len(self.indices), columns.HYPER64))
-        self.decayed = np.array([decayed[k] for k in self.indices], dtype=np.float64)
-        self.hyper64[:, columns.DECAYED] = self.decayed
         self.hyper64[:, columns.SIGN] = 1
         self.refresh_flags()
 
@@ -85,6 +80,8 @@ class Bucket(ABC):
         """Whether the moments of all layers are corrected in one way."""
         self.corrects_rates = bool(hyper64[:, columns.RATE_CORRECTION].any())
         """Whether the rate of any layer is corrected."""
+        self.adapts = bool(hyper64[:, columns.ADAPTS].any())
+        """Whether any layer may have a trust ratio."""
 
     def raw_bounds(self, loss_scale: float) -> NDArray[Any]:
         """Return what each layer's gradients may be at most, as they are given."""
@@ -108,6 +105,7 @@ class Bucket(ABC):
 
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`."""
+        self.centralized = tuple(groups)
         count = len(self.layers)
         self.first_row = np.full(count, -1, dtype=np.int64)
         self.row_lengths = np.ones(count, dtype=np.int64)
@@ -119,8 +117,19 @@ class Bucket(ABC):
                 self.row_lengths[k] = layer.size // layer.shape[0]
                 owners.append(np.stack([np.full(layer.shape[0], k), np.arange(layer.shape[0])], axis=1))
                 rows_so_far += layer.shape[0]
+        self.has_rows = bool(rows_so_far)
+        """Whether there are layers that are centralized, with a row at least."""
         self.row_table = np.ascontiguousarray(
             np.concatenate(owners) if owners else np.zeros((0, 2)), dtype=np.int64
+        )
+
+
+def check_rows(layer: Layer) -> None:
+    """Raise unless a layer's gradient can be centralized."""
+    if layer.ndim < 3:
+        raise ValueError(
+            f"grad_centralization of group {layer.group} must be False for {layer.name!r}, which has {layer.ndim} "
+            "dimensions of at least 3, got True; put convolution kernels into a group of their own"
         )
 
 

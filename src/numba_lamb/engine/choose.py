@@ -22,11 +22,18 @@ def choose_backend(
         return CpuBackend(launch.check_num_threads(num_threads))
     if num_threads is not None:
         raise ValueError("num_threads is for NumPy arrays; these parameters are on a GPU")
-    # Only GPU users pay for loading what drives one.
-    from numba_lamb.engine.cuda.backend import CudaBackend
-
     libraries = {storage.library for storage in storages}
     library = next((name for name in ("torch", "cupy") if name in libraries), None)
     # Parameters without values are on no GPU in particular.
     index = next((storage.device for storage in storages if storage.device is not None), 0)
+    return backend_on(index, library, capture_steps)
+
+
+def backend_on(index: int | None, library: str | None = None, capture_steps: int | None = None) -> Backend:
+    """Return the backend for the arrays of `library` on a GPU, or for the CPU's memory where `index` is None."""
+    if index is None:
+        return CpuBackend(None)
+    # Only GPU users pay for loading what drives one.
+    from numba_lamb.engine.cuda.backend import CudaBackend
+
     return CudaBackend(index, library, capture_steps)

@@ -1,7 +1,8 @@
-"""Backend: what an optimizer asks of the place where its arrays live."""
+"""What a front end tells a backend, and what it asks of it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
@@ -11,7 +12,8 @@ from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.records import Record
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
-from numba_lamb.memory.gradients import Reader
+from numba_lamb.memory.gradients import Held, Reader
+from numba_lamb.methods.options import Method, Statistic
 from numba_lamb.rates import Rate
 
 
@@ -29,72 +31,47 @@ class Groups(Protocol):
         """Return each group's value under `key` at the 0-based `step`."""
 
 
-class Gradients(Protocol):
-    """Where a step's gradients lie, kept up in the buckets' addresses."""
+@dataclass(eq=False)
+class Plan:
+    """Everything that a backend reads of the optimizer whose steps it takes; what enters arithmetic is in columns.
 
-    @property
-    def found(self) -> NDArray[np.int64]:
-        """Where each layer's gradient was at the last update, 0 for None: an array that stays as it is."""
-
-    def ordered(self, gradients: Any) -> Sequence[Any]:
-        """Return `gradients` by layer, to be held while they are used; this may run code of the user's own."""
-
-    def update(self, gradients: Any) -> None:
-        """Write the addresses of the parameters and of what `ordered` returned; raise if one does not fit."""
-
-    def producers(self, gradients: Sequence[Any]) -> set[int]:
-        """Return the streams on which gradients that were read last say that they are ready."""
-
-
-class Subject(Protocol):
-    """All that a backend reads of the optimizer whose steps it takes.
-
-    What enters arithmetic is in the buckets' tables `hyper` and `hyper64`.
+    Attributes
+    ----------
+    method : Method
+        Whose steps they are.
+    layout : FlatLayout
+        Where each layer lies.
+    buckets : sequence of Bucket
+        The layers by dtype, each made by the backend's `new_bucket`.
+    placement : sequence of (Bucket, int)
+        Each layer's bucket and its row there, in the layout's order.
+    groups : Groups
+        The parameter groups, by the number that layers have.
+    counts : sequence or None
+        For each bucket where others have its layers' steps counted, as its `use_steps` takes it.
+    nonfinite : {"raise", "skip", "propagate"}
+        What is done about a gradient that is not finite; on a GPU ``"raise"`` waits for the device.
+    loss_scale : float
+        What gradients were multiplied by.
+    grad_scale, found_inf : Any
+        What a loss scaler says of the next step: on the CPU numbers, on a GPU the addresses of float32 values,
+        0 for none.
+    exchange : callable or None
+        Called in every step between the passes that add up squares and those that need the norms, when each
+        bucket's ``sums`` are known: it may change ``all_sums``. A step is no longer whole if it raises.
     """
 
-    @property
-    def layout(self) -> FlatLayout:
-        """Where each layer lies."""
-
-    @property
-    def _buckets(self) -> Sequence[Bucket]:
-        """The layers by dtype, each made by the backend's `new_part`."""
-
-    @property
-    def _placement(self) -> Sequence[tuple[Bucket, int]]:
-        """Each layer's bucket and its row there, in the layout's order."""
-
-    @property
-    def _parameters(self) -> Sequence[Parameter]:
-        """The parameters, in the layout's order."""
-
-    @property
-    def _arrays(self) -> Sequence[Any]:
-        """The parameters' arrays, in the layout's order."""
-
-    @property
-    def _groups(self) -> Groups:
-        """The parameter groups, by the number that layers have."""
-
-    @property
-    def _gradients(self) -> Gradients:
-        """Where the gradients lie."""
-
-    @property
-    def _nonfinite(self) -> Literal["raise", "skip", "propagate"]:
-        """What is done about a gradient that is not finite; ``"raise"`` makes a step wait for the device."""
-
-    @property
-    def _loss_scale(self) -> float:
-        """What gradients were multiplied by."""
-
-    @property
-    def _has_two_moments(self) -> bool:
-        """Whether steps are LAMB's; else they are those of Lars and Momentum."""
-
-    @property
-    def _statistics(self) -> Sequence[tuple[str, int, bool]]:
-        """What `stats` tells: a name, its column of norms, and whether only layers that adapt have it."""
+    method: Method
+    layout: FlatLayout
+    buckets: Sequence[Bucket]
+    placement: Sequence[tuple[Bucket, int]]
+    groups: Groups
+    counts: Sequence[Any] | None = None
+    nonfinite: str = "raise"
+    loss_scale: float = 1.0
+    grad_scale: Any = 0
+    found_inf: Any = 0
+    exchange: Callable[[], object] | None = None
 
 
 class Backend(ABC):
@@ -115,7 +92,6 @@ class Backend(ABC):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables and zeroed state for the layers of `dtype`."""
@@ -132,12 +108,22 @@ class Backend(ABC):
         """Return what writes values of the right form into a parameter, and cannot fail."""
 
     @abstractmethod
-    def placed(self, optimizer: Subject) -> None:
-        """Get ready for the optimizer's buckets, groups and columns, which are new."""
+    def place(self, plan: Plan) -> None:
+        """Get ready for a plan that is new, or whose buckets, groups or method are."""
+
+    def columns_changed(self) -> None:  # noqa: B027  (a GPU is sent what changed)
+        """Forget what was derived from columns that were rewritten."""
 
     @abstractmethod
-    def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
-        """Take a step and return whether it was applied, or queued where only the device can tell."""
+    def prepare(self, read: Callable[[], Held], stream: object = None) -> bool:
+        """Write all that the next step depends on, and return whether it can be taken.
+
+        Rates are evaluated, then gradients are `read`, which may run the user's code; nothing after that does.
+        """
+
+    @abstractmethod
+    def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
+        """Take the step that was prepared; what is `between` belongs to the update and runs no Python."""
 
     @abstractmethod
     def counters(self) -> tuple[int, int]:
@@ -148,11 +134,11 @@ class Backend(ABC):
         """Set what `counters` returns."""
 
     @abstractmethod
-    def stats(self, optimizer: Subject) -> Mapping[str, float]:
-        """Return the optimizer's statistics by name."""
+    def stats(self) -> Mapping[str, float]:
+        """Return statistics by name."""
 
     @abstractmethod
-    def record(self, optimizer: Subject) -> Record:
+    def record(self) -> Record:
         """Return a copy of what the last step left, without waiting for it."""
 
     def refusals(self) -> tuple[int, Sequence[str]]:
@@ -165,16 +151,16 @@ Written = tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]
 
 
 def named_stats(
-    statistics: Sequence[tuple[str, int, bool]],
+    statistics: Sequence[Statistic],
     placement: Sequence[tuple[Bucket, int]],
     written: Mapping[int, Written],
     grad_norm: float | None,
 ) -> dict[str, float]:
     """Return statistics by name; `placement` has the layers in order, `written` is by the ``id`` of a bucket."""
     found = {}
-    for quantity, column, adapted_only in statistics:
+    for statistic, column, adapted_only in statistics:
         for bucket, row in placement:
             norms, updated, adapts = written[id(bucket)]
             if updated[row] and (adapts[row] or not adapted_only):
-                found[f"{quantity}/{bucket.layers[row].name}"] = float(norms[row, column])
+                found[f"{statistic}/{bucket.layers[row].name}"] = float(norms[row, column])
     return found if grad_norm is None else {**found, "grad_norm": grad_norm}

@@ -9,8 +9,8 @@ the layer. ``hyper`` (the parameter's dtype, one row per layer) holds its hyper-
 WEIGHTS, GRADIENT, EXP_AVG, EXP_AVG_SQ = range(4)
 ADDRESSES = 4
 
-# ADAPT says whether a layer has a trust ratio; where it is 0 the ratio is 1. RESCALE is the gradient's factor:
-# that of clipping over the loss scale.
+# ADAPT says whether a layer has a trust ratio in this step; where it is 0 the ratio is 1. RESCALE is the
+# gradient's factor: that of clipping over the loss scale.
 # Lamb: all to EPS, decoupled DECAY. Lars and Momentum: BETA1 is the momentum, coupled DECAY, and the direction
 # is VELOCITY*v + LOOKAHEAD*g.
 ADAPT, BETA1, DECAY, RESCALE = range(4)
@@ -40,7 +40,9 @@ RATIO_EPS, BETA1_64, BETA2_64, BIAS_CORRECTION, RATE_CORRECTION, MAX_WEIGHT_NORM
 COEFFICIENT, TRUST_CLIP, RATE_INSIDE, GUARD = range(13, 17)
 # What a gradient without loss scale may be at most, where it is CHECKED.
 BOUND = 17
-HYPER64 = 18
+# Which layers of its group have a ratio, as far as a filter lets this one: one of `numba_lamb.numerics.rules`.
+ADAPTS = 18
+HYPER64 = 19
 
 # What became of the steps so far (int64).
 APPLIED, SKIPPED = range(2)

@@ -12,8 +12,7 @@ import numpy as np
 from numba import int64, typeof
 from numpy.typing import NDArray
 
-from numba_lamb.memory.arrays import address_of
-from numba_lamb.memory.object_reader import (
+from numba_lamb.kernels.cpu.object_reader import (
     ABSENT,
     ALIKE,
     FIRST_LENGTH,
@@ -23,6 +22,7 @@ from numba_lamb.memory.object_reader import (
     UNUSUAL,
     read_arrays,
 )
+from numba_lamb.memory.arrays import address_of
 
 READABLE = 0x1 | 0x100
 """NumPy's flags of an array that is C-contiguous and aligned."""

@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb.kernels.cpu.object_reader import ABSENT, NOWHERE, UNUSUAL
 from numba_lamb.layout import Layer
 from numba_lamb.memory.array_reader import NO_SPANS
 from numba_lamb.memory.arrays import INTERFACE, Storage, check_form, device_storage
 from numba_lamb.memory.device import stream_address
-from numba_lamb.memory.object_reader import ABSENT, NOWHERE, UNUSUAL
 from numba_lamb.memory.tensor_reader import Form, TensorReader, fields_of
 
 Int64 = NDArray[np.int64]

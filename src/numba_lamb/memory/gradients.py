@@ -1,7 +1,7 @@
 """Gradients: in which order they are given, and where they lie in this step."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,16 @@ class Reader(Protocol):
 
     def producers(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which the gradients that were read last say that they are ready."""
+
+
+class Held(NamedTuple):
+    """A step's gradients, whose addresses are written: to be kept alive until it is taken."""
+
+    arrays: Sequence[Any]
+    found: NDArray[np.int64]
+    """Where each layer's gradient is, 0 for None: an array that stays as it is."""
+    producers: Collection[int] = ()
+    """The streams on which they say that they are ready."""
 
 
 class WeightTable:
@@ -136,9 +146,11 @@ class GradientTable:
         self.found = found.copy()
         self._reader.keep_gradients(found)
 
-    def producers(self, gradients: Sequence[Any]) -> set[int]:
-        """Return the streams on which these gradients, which were read last, say that they are ready."""
-        return self._reader.producers(gradients)
+    def read(self, gradients: Any) -> Held:
+        """Return `gradients` by layer, after writing where they and the parameters lie."""
+        ordered = self.ordered(gradients)
+        self.update(ordered)
+        return Held(ordered, self.found, self._reader.producers(ordered))
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""

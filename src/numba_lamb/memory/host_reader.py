@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.foreign import kind_of, way_to_array
+from numba_lamb.kernels.cpu.object_reader import NOWHERE
 from numba_lamb.layout import Layer
 from numba_lamb.memory.array_reader import READABLE, WRITABLE, ArrayReader
 from numba_lamb.memory.arrays import address_of, check_form, check_host, is_array, plain
-from numba_lamb.memory.object_reader import NOWHERE
 
 Int64 = NDArray[np.int64]
 

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_lamb.memory import object_reader as at
+from numba_lamb.kernels.cpu import object_reader as at
+from numba_lamb.kernels.cpu.object_reader import ABSENT, NOWHERE, UNUSUAL, read_tensors
 from numba_lamb.memory.array_reader import (
     NO_SPANS,
     NOTHING,
@@ -21,7 +22,6 @@ from numba_lamb.memory.array_reader import (
     forms_of,
     items_of,
 )
-from numba_lamb.memory.object_reader import ABSENT, NOWHERE, UNUSUAL, read_tensors
 
 _NONE = id(None)
 

@@ -45,6 +45,8 @@ import numpy as np
 UNGUARDED, ZERO_NORM, ZERO_DENOMINATOR, ZERO_DECAY = range(4)
 # A rate this little below 0 is 0: float64 rounds rates up to 1000 by less, and no float32 weight shows its step.
 ROUNDED_ZERO = -1e-12
+# Which layers of a group have a trust ratio: none, those with weight decay, all.
+NEVER, WHERE_DECAYED, ALWAYS = range(3)
 # What a rate is corrected by.
 UNCORRECTED, BY_FIRST, BY_BOTH = range(3)
 
@@ -60,6 +62,38 @@ def fma(a: float, b: float, c: float) -> float:
 def multiply(a: Any, b: Any) -> Any:
     """Return ``a*b``, a product rounded on its own, that a target must not contract into a sum."""
     return a * b
+
+
+def complement(beta: Any) -> Any:
+    """``1 - beta`` in float64."""
+    return 1.0 - beta
+
+
+def momentum_weights(momentum: Any, nesterov: Any) -> Any:
+    """Return the weights of ``v`` and of the gradient in the direction: (1, 0), with Nesterov (momentum, 1)."""
+    return (momentum, 1.0) if nesterov else (1.0, 0.0)
+
+
+def adapting(adapts: Any, always: Any) -> Any:
+    """Return which layers of a group have a trust ratio."""
+    if not adapts:
+        return NEVER
+    return ALWAYS if always else WHERE_DECAYED
+
+
+def adapts(which: Any, decay: Any) -> Any:
+    """Return whether a layer with weight decay `decay` has a trust ratio; `which` is one of the constants."""
+    return which == ALWAYS or (which == WHERE_DECAYED and decay != 0)
+
+
+def decay_factor(rate: Any, decay: Any) -> Any:
+    """``1 - lr*decay`` in float64: what decay outside the direction multiplies the weights by."""
+    return 1.0 - multiply(rate, decay)
+
+
+def gradient_factor(sign: Any, factor: Any, loss_scale: Any) -> Any:
+    """Return what raw gradients are multiplied by, given the factor of the clip; float64."""
+    return sign * (factor / loss_scale)
 
 
 def first_moment(m: Any, g: Any, beta1: Any, complement1: Any) -> Any:

@@ -75,7 +75,7 @@ class LarsVariant:
 
     Attributes
     ----------
-    epsilon : float
+    eps : float
         The term in the ratio's denominator, where none is given.
     guard : int
         Where the ratio is 1, of `numba_lamb.numerics.rules`.
@@ -85,16 +85,16 @@ class LarsVariant:
         Whether layers without weight decay have a ratio too.
     """
 
-    epsilon: float = 0.0
+    eps: float = 0.0
     guard: int = UNGUARDED
     rate_inside: bool = False
     always_adapt: bool = True
 
 
 LARS_VARIANTS = {
-    "mindspore": LarsVariant(epsilon=1e-5),
+    "mindspore": LarsVariant(eps=1e-5),
     "paper": LarsVariant(rate_inside=True),
     "paddle": LarsVariant(guard=ZERO_DECAY, rate_inside=True),
-    "timm": LarsVariant(epsilon=1e-8, guard=ZERO_NORM, always_adapt=False),
+    "timm": LarsVariant(eps=1e-8, guard=ZERO_NORM, always_adapt=False),
     "pytorch_optimizer": LarsVariant(guard=ZERO_DENOMINATOR),
 }

@@ -1,14 +1,41 @@
-"""OptionNames: what an optimizer says of options as attributes that it does not have, or that are fixed."""
+"""Options as attributes of an optimizer: each works, or raises an AttributeError that tells what does."""
 
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from numba_lamb.option_names import OPTIONS, meant
+from numba_lamb.methods.names import OPTIONS, meant
 
 _WAYS = {
     "lr": "set learning_rate, or param_groups[k]['lr'] for each k",
-    "grad_centralization": "set param_groups[k]['grad_centralization'] for each k",
+    "betas": "set beta1 and beta2",
 }
+
+
+class GroupOption:
+    """What every group without a value of its own has; assigning sets it from the next step on.
+
+    Parameters
+    ----------
+    doc : str
+        What the option is.
+    key : str, optional
+        Its key in the groups, if that is not the attribute's name.
+    """
+
+    def __init__(self, doc: str, key: str | None = None) -> None:
+        self.__doc__ = f"{doc} Assigning sets it, from the next step on, in all groups without their own."
+        self._key = key
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._key = self._key or name
+
+    def __get__(self, optimizer: Any, kind: type | None = None) -> Any:
+        """Return the value that groups share."""
+        return self if optimizer is None else optimizer._groups.shared(self._key)
+
+    def __set__(self, optimizer: Any, value: object) -> None:
+        """Set the value that groups share, or raise and change nothing."""
+        optimizer._share(self._key, value)
 
 
 class OptionNames:
@@ -38,8 +65,6 @@ def _way(kind: Any, name: str) -> str:
     """Return what to do about an option that is no attribute, or cannot be set."""
     if name in _WAYS:
         return _WAYS[name]
-    if name in getattr(kind, "_number_names", ()):
-        return f"load a state_dict() whose ['numbers'][{name!r}] you changed"
     made_with = {key for cls in kind.__mro__ if "__init__" in vars(cls) for key in signature(cls).parameters}
     if name in made_with:
         return "it is fixed when the optimizer is made: make another, which can load this one's state_dict()"

@@ -4,27 +4,31 @@ A step evaluates the groups' rates, takes the gradients' addresses, writes the s
 gradients, and only then lets the kernels write. Whatever can be refused is refused before that point.
 """
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.checks import check_filter, check_limit, check_nonfinite, passes
-from numba_lamb.engine.bucket import Bucket, view_of
+from numba_lamb.engine.bucket import Bucket, check_rows, view_of
 from numba_lamb.engine.choose import choose_backend
+from numba_lamb.engine.columns import write_options
+from numba_lamb.engine.interface import Plan
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
 from numba_lamb.memory.gradients import GradientTable, WeightTable
-from numba_lamb.optimizers.attributes import OptionNames
+from numba_lamb.methods.checks import passes, real
+from numba_lamb.methods.options import Method
+from numba_lamb.optimizers.attributes import GroupOption, OptionNames
 from numba_lamb.optimizers.description import Described
 from numba_lamb.optimizers.param_groups import LiveGroups, decayed_by_name
-from numba_lamb.optimizers.state import check_state
-from numba_lamb.rates import RATE_KEYS, Rate, RateLike
+from numba_lamb.optimizers.state import check_state, upgraded
+from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
@@ -32,47 +36,49 @@ LayerFilter: TypeAlias = Callable[[Layer], bool]
 Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
 
 
+check_loss_scale = partial(real(zero=False), "loss_scale", "")
+
+
 class Optimizer(OptionNames, Described, ABC):
-    """Parameters, groups, state and the phases of a step; subclasses add the arithmetic.
+    """Parameters, groups, state and the phases of a step, for every method."""
 
-    A subclass names its state buffers and hyper-parameters, writes the scalar rows, and runs its kernel.
-    """
-
-    _state_names: ClassVar[tuple[str, ...]]
-    _number_names: ClassVar[tuple[str, ...]]
-    _statistics: ClassVar[tuple[tuple[str, int, bool], ...]]
-    """What `stats` tells: a name, its column of norms, and whether only layers that adapt have it."""
     _loss_scale: float = 1.0
-    _has_two_moments: ClassVar[bool] = False
+    """What gradients were multiplied by."""
+    _has_loss_scale: ClassVar[bool] = False
+    """Whether that is an option."""
+    _lars_filter: LayerFilter | None = None
+    """What keeps LARS and weight decay away from layers."""
 
     def __init__(
         self,
+        method: Method,
         params: Any,
-        learning_rate: RateLike,
-        weight_decay: RateLike,
-        *,
-        decay_filter: LayerFilter | None,
-        max_grad_norm: float | None,
-        nonfinite: Nonfinite | None,
+        options: Mapping[str, Any],
         num_threads: int | None,
         capture_steps: int | None,
     ) -> None:
-        Rate(learning_rate, "learning_rate")
-        check_nonfinite(nonfinite)
-        check_filter("decay_filter", decay_filter)
-        self._max_grad_norm = check_limit(max_grad_norm)
-        found = collect(params)
-        Rate(weight_decay, "weight_decay")
-        self._groups = LiveGroups(learning_rate, weight_decay)
-        self._decay_filter = decay_filter
+        self._groups = LiveGroups(method, options)
+        found = collect(params, self._groups.keys)
         self._backend = choose_backend(found.parameters, num_threads, capture_steps)
+        self._groups.usual_nonfinite = self._backend.nonfinite
         self._lock = step_lock()
-        self._nonfinite: Nonfinite = nonfinite or self._backend.nonfinite
         self._buckets: list[Bucket] = []
         self._parameters: list[Parameter] = []
         self.param_groups = self._groups.dicts
         """The groups' options, live: what is assigned here holds from the next step on."""
         self._add(found)
+
+    learning_rate = GroupOption("The learning rate, as given.", "lr")
+    weight_decay = GroupOption("The weight decay, as given.")
+    maximize = GroupOption("Whether to climb in place of descending.")
+    max_grad_norm = GroupOption("What a step's gradients are clipped to by norm, or None.")
+    grad_centralization = GroupOption("Whether each row's mean is taken from its gradient.")
+    decay_filter = GroupOption("Called with each `Layer`; False exempts it from weight decay.")
+    nonfinite = GroupOption("What is done about a gradient that is infinite or NaN.")
+
+    @property
+    def _method(self) -> Method:
+        return self._groups.method
 
     # -- parameters and groups -----------------------------------------------------------------------------
 
@@ -82,7 +88,7 @@ class Optimizer(OptionNames, Described, ABC):
         Parameters
         ----------
         group : dict
-            ``params`` as in the constructor, and any of ``lr``, ``weight_decay`` and ``grad_centralization``.
+            ``params`` as in the constructor, and any of the options that groups have.
             Gradients of the new parameters come after all others.
 
         Raises
@@ -90,7 +96,7 @@ class Optimizer(OptionNames, Described, ABC):
         KeyError, RuntimeError, TypeError, ValueError
             As the constructor does for a group; nothing has changed then.
         """
-        added, options = collect_group(group, self._parameters, len(self.param_groups))
+        added, options = collect_group(group, self._parameters, len(self.param_groups), self._groups.keys)
         self._add(ParameterSet([*self._parameters, *added], [options], grouped=True))
 
     def _add(self, found: ParameterSet) -> None:
@@ -105,26 +111,22 @@ class Optimizer(OptionNames, Described, ABC):
             self._groups.keep(count)
             if before and self._buckets is not before:
                 vars(self).update(kept)
-                self._backend.placed(self)
+                self._backend.place(self._plan)
             raise
 
     def _place(self, parameters: list[Parameter]) -> None:
         """Lay out all parameters, whose first ones may have a place and state already."""
         memory = MemoryMap([p.name for p in parameters], [p.storage for p in parameters])
         layout = FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
-        decayed = [self._is_decayed(layer) for layer in layout.layers]
-        new_bucket = self._backend.new_bucket
-        buckets = [
-            new_bucket(layout, dtype, parameters, decayed, self._state_names) for dtype in layout.dtypes
-        ]
+        new_bucket, state = self._backend.new_bucket, self._method.numpy_state
+        buckets = [new_bucket(layout, dtype, parameters, state) for dtype in layout.dtypes]
         for bucket in buckets:
             for older in self._buckets:
                 if older.dtype == bucket.dtype:
                     bucket.adopt(older)
-            self._write_columns(bucket)
         placement = [(bucket, row) for bucket in buckets for row in range(len(bucket.indices))]
         placement.sort(key=lambda slot: slot[0].indices[slot[1]])
-        self._centralized = self._centralize(layout, buckets)
+        self._write_columns(buckets)
         self._placement = placement
         self._buckets = buckets
         self._parameters = parameters
@@ -140,24 +142,64 @@ class Optimizer(OptionNames, Described, ABC):
         self._gradients = GradientTable(layout.layers, found[1], reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
-        self._backend.placed(self)
+        self._plan = Plan(
+            self._method,
+            layout,
+            buckets,
+            placement,
+            self._groups,
+            nonfinite=self._groups.nonfinite(),
+            loss_scale=self._loss_scale,
+        )
+        self._backend.place(self._plan)
+
+    def _write_columns(self, buckets: Sequence[Bucket]) -> None:
+        """Write the groups' options into the columns, or raise before anything is written."""
+        groups = self._groups
+        rows = groups.rows()
+        centralized = groups.centralized()
+        for bucket in buckets:
+            for layer in bucket.layers:
+                if layer.group in centralized:
+                    check_rows(layer)
+        decayed = [[self._is_decayed(layer) for layer in bucket.layers] for bucket in buckets]
+        adaptable = [[self._is_adaptable(layer) for layer in bucket.layers] for bucket in buckets]
+        write_options(buckets, rows, decayed, adaptable, self._loss_scale)
+        for bucket in buckets:
+            if bucket.centralized != centralized:
+                bucket.centralize(centralized)
+        groups.written()
+
+    def _rewrite_columns(self) -> None:
+        """Write the groups' options as they are now, or raise before anything is written."""
+        self._write_columns(self._buckets)
+        self._plan.method, self._plan.nonfinite = self._method, self._groups.nonfinite()
+        self._plan.loss_scale = self._loss_scale
+        self._backend.columns_changed()
 
     def _is_decayed(self, layer: Layer) -> bool:
-        if self._decay_filter is not None:
-            return passes("decay_filter", self._decay_filter, layer)
+        if self._lars_filter is not None and not passes("lars_filter", self._lars_filter, layer):
+            return False
+        decay_filter = self._groups.filter_of("decay_filter", layer.group)
+        if decay_filter is not None:
+            return passes("decay_filter", decay_filter, layer)
         return not self._groups.decays_by_name(layer.group) or decayed_by_name(layer)
 
-    def _centralize(self, layout: FlatLayout, buckets: list[Bucket]) -> tuple[int, ...]:
-        groups = self._groups.centralized()
-        for layer in layout.layers:
-            if layer.group in groups and layer.ndim < 3:
-                raise ValueError(
-                    f"'grad_centralization' of group {layer.group} is True, but parameter {layer.name!r} is no "
-                    f"convolution kernel: it has {layer.ndim} dimensions; centralization needs at least 3"
-                )
-        for bucket in buckets:
-            bucket.centralize(groups)
-        return groups
+    def _is_adaptable(self, layer: Layer) -> bool:
+        if self._lars_filter is not None and not passes("lars_filter", self._lars_filter, layer):
+            return False
+        adapt_filter = self._groups.filter_of("adapt_filter", layer.group)
+        return adapt_filter is None or passes("adapt_filter", adapt_filter, layer)
+
+    def _share(self, key: str, value: object) -> None:
+        """Set what groups without a value of their own have, or raise and change nothing."""
+        before = self._groups.share(key, value)
+        if key not in RATE_KEYS:
+            try:
+                self._rewrite_columns()
+            except BaseException:
+                self._groups.unshare(key, before)
+                raise
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -172,7 +214,7 @@ class Optimizer(OptionNames, Described, ABC):
 
     def __getstate__(self) -> dict[str, Any]:
         self._backend.check_copyable()
-        derived = ("_buckets", "_placement", "_gradients", "layout", "_centralized", "_arrays", "_lock")
+        derived = ("_buckets", "_placement", "_gradients", "layout", "_arrays", "_lock", "_plan")
         kept = {key: value for key, value in vars(self).items() if key not in derived}
         return {**kept, "_saved": [bucket.saved() for bucket in self._buckets]}
 
@@ -186,24 +228,6 @@ class Optimizer(OptionNames, Described, ABC):
 
     # -- rates ---------------------------------------------------------------------------------------------
 
-    @property
-    def learning_rate(self) -> RateLike:
-        """The rate of every group without one of its own, as given; assigning sets it from the next step on."""
-        return self._groups.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, value: RateLike) -> None:
-        self._groups.learning_rate = value
-
-    @property
-    def weight_decay(self) -> RateLike:
-        """The decay of every group without one of its own, as given; assigning sets it from the next step on."""
-        return self._groups.weight_decay
-
-    @weight_decay.setter
-    def weight_decay(self, value: RateLike) -> None:
-        self._groups.weight_decay = value
-
     def get_lr(self) -> float | tuple[float, ...]:
         """Return the next step's rate: one number, or one per parameter where groups have rates of their own."""
         return self._by_parameter("lr", self._groups.have_rates)
@@ -216,29 +240,6 @@ class Optimizer(OptionNames, Described, ABC):
         self._groups.check()
         values = self._groups.values(key, self.global_step)
         return tuple(values[layer.group] for layer in self.layout.layers) if several else values[0]
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """What a step's gradients are clipped to by norm, or None; assigning sets it from the next step on."""
-        return self._max_grad_norm
-
-    @max_grad_norm.setter
-    def max_grad_norm(self, value: float | None) -> None:
-        self._max_grad_norm = check_limit(value)
-        for bucket in self._buckets:
-            self._write_columns(bucket)
-
-    @property
-    def nonfinite(self) -> Nonfinite:
-        """What is done about a gradient that is infinite or NaN; assigning sets it from the next step on."""
-        return self._nonfinite
-
-    @nonfinite.setter
-    def nonfinite(self, value: Nonfinite | None) -> None:
-        check_nonfinite(value)
-        self._nonfinite = value or self._backend.nonfinite
-        for bucket in self._buckets:
-            self._write_columns(bucket)
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -276,10 +277,12 @@ class Optimizer(OptionNames, Described, ABC):
             return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
-        self._groups.check()
-        if self._groups.centralized() != self._centralized:
-            self._centralized = self._centralize(self.layout, self._buckets)
-        return self._backend.step(self, gradients, stream)
+        if self._groups.changed():
+            self._rewrite_columns()
+        passed = self._backend.prepare(partial(self._gradients.read, gradients), stream)
+        if passed:
+            self._backend.commit()
+        return passed
 
     @property
     def global_step(self) -> int:
@@ -306,31 +309,17 @@ class Optimizer(OptionNames, Described, ABC):
         if count:
             raise RuntimeError(f"{count} steps changed nothing: {' and '.join(reasons)}")
 
-    @abstractmethod
-    def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
-        """Raise unless these hyper-parameters are allowed."""
-
-    def _write_columns(self, bucket: Bucket) -> None:
-        self._write_constants(bucket)
-        bucket.refresh_flags()
-
-    def _write_constants(self, bucket: Bucket) -> None:
-        """Write what stays the same from step to step into `hyper` and `hyper64` of `bucket`."""
-        bucket.hyper64[:, columns.DECAYED] = bucket.decayed
-        bucket.hyper64[:, columns.CHECKED] = self._nonfinite != "propagate"
-        bucket.hyper64[:, columns.MAX_GRAD_NORM] = self._max_grad_norm or 0.0
-
     # -- statistics and checkpoints ------------------------------------------------------------------------
 
     def stats(self) -> Mapping[str, float]:
         """Return norms and trust ratios of each layer at its last update."""
-        return self._backend.stats(self)
+        return self._backend.stats()
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state: nested dicts of plain values and arrays, without the parameters.
 
-        Numbers (hyper-parameters, constant rates and decays) travel with the state; schedules, tables and
-        filters stay with the optimizer they were given to.
+        The groups' options and constant rates travel with the state; schedules, tables and filters stay with the
+        optimizer they were given to.
         """
         return self._state([bucket.saved() for bucket in self._buckets], np.copy)
 
@@ -340,21 +329,18 @@ class Optimizer(OptionNames, Described, ABC):
         of_bucket = {id(bucket): value for bucket, value in zip(self._buckets, values, strict=True)}
         applied, skipped = self._backend.counters()
         return {
-            "format_version": 1,
-            "optimizer": type(self).__name__,
+            "format_version": 2,
+            "optimizer": self._method.name,
             "global_step": applied,
             "skipped_steps": skipped,
-            "numbers": {name: getattr(self, name) for name in self._number_names},
-            "groups": [
-                {key: self._groups.rate(index, key).number for key in RATE_KEYS}
-                for index in range(len(self.param_groups))
-            ],
+            "numbers": {"loss_scale": self._loss_scale} if self._has_loss_scale else {},
+            "groups": [self._groups.saved(index) for index in range(len(self.param_groups))],
             "layers": {
                 bucket.layers[row].name: {
                     "step": int(of_bucket[id(bucket)]["steps"][row]),
                     **{
                         name: taken(view_of(of_bucket[id(bucket)][name], bucket.layers[row]))
-                        for name in self._state_names
+                        for name in self._method.numpy_state
                     },
                 }
                 for bucket, row in self._placement
@@ -371,31 +357,38 @@ class Optimizer(OptionNames, Described, ABC):
             for parameters with other names, shapes or dtypes; nothing has changed then.
         """
         values = [bucket.blank() for bucket in self._buckets]
-        check_state(state, self._state(values, lambda view: view))
-        self._check_numbers(state["numbers"])
-        check_limit(state["numbers"].get("max_grad_norm"))
-        before = {name: getattr(self, name) for name in self._number_names}
-        try:
-            self._set_numbers(state["numbers"])
-        except ValueError:
-            # The parameters' dtype cannot hold one of them.
-            self._set_numbers(before)
-            raise
-        for index, saved in enumerate(state["groups"]):
-            self.param_groups[index].update({key: value for key, value in saved.items() if value is not None})
+        own = self._state(values, lambda view: view)
+        state = upgraded(state, own)
+        check_state(state, own)
+        self._take_options(state)
         of_bucket = {id(bucket): value for bucket, value in zip(self._buckets, values, strict=True)}
         for bucket, row in self._placement:
             layer = state["layers"][bucket.layers[row].name]
             of_bucket[id(bucket)]["steps"][row] = layer["step"]
-            for name in self._state_names:
+            for name in self._method.numpy_state:
                 view_of(of_bucket[id(bucket)][name], bucket.layers[row])[...] = layer[name]
         for bucket, value in zip(self._buckets, values, strict=True):
             value["updated"][:] = 0
             bucket.restore(value)
         self._backend.set_counters(state["global_step"], state["skipped_steps"])
 
-    def _set_numbers(self, numbers: Mapping[str, float]) -> None:
-        for name, number in numbers.items():
-            setattr(self, f"_{name}", number)
-        for bucket in self._buckets:
-            self._write_columns(bucket)
+    def _take_options(self, state: Mapping[str, Any]) -> None:
+        """Take over the options of a state, or raise and change nothing."""
+        given = [
+            {key: value for key, value in group.items() if value is not None or key not in RATE_KEYS}
+            for group in state["groups"]
+        ]
+        for index, options in enumerate(given):
+            self._groups.row(index, {**self.param_groups[index], **options})
+        loss_scale = check_loss_scale(state["numbers"].get("loss_scale", 1.0))
+        before = [dict(group) for group in self.param_groups], self._loss_scale
+        for group, options in zip(self.param_groups, given, strict=True):
+            group.update(options)
+        self._loss_scale = loss_scale
+        try:
+            self._rewrite_columns()
+        except BaseException:
+            for group, kept in zip(self.param_groups, before[0], strict=True):
+                group.update(kept)
+            self._loss_scale = before[1]
+            raise

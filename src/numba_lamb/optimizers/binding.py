@@ -5,7 +5,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, ParamSpec
 
-from numba_lamb.option_names import instead_of, meant
+from numba_lamb.methods.names import instead_of, meant
 
 _Given = ParamSpec("_Given")
 

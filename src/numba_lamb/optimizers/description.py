@@ -12,7 +12,7 @@ class Described:
     """What `repr` says: kind, options, groups with their layers, steps. It never waits for a GPU."""
 
     def __repr__(self: Any) -> str:
-        names = [*self._number_names, "nonfinite"]
+        names = ["loss_scale"] if self._has_loss_scale else []
         lines = [f"{name}: {_shown(getattr(self, name))}" for name in names]
         for index, group in enumerate(self.param_groups):
             own = [layer for layer in self.layout.layers if layer.group == index]

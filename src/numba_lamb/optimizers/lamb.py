@@ -1,14 +1,11 @@
 """LAMB: Adam's direction, scaled in each layer by the ratio of weight norm to update norm."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from numba_lamb.checks import check_filter, check_float, passes
-from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import collect
-from numba_lamb.kernels import columns
-from numba_lamb.numerics import rules
+from numba_lamb.methods.lamb import LAMB
+from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.rates import RateLike
@@ -102,15 +99,6 @@ class Lamb(Optimizer):
     array([0.06, 0.08], dtype=float32)
     """
 
-    _has_two_moments = True
-    _state_names = ("m", "v")
-    _number_names = ("beta1", "beta2", "eps", "max_grad_norm")
-    _statistics = (
-        ("trust_ratio", columns.RATIO, False),
-        ("weight_norm", columns.WEIGHT_NORM, False),
-        ("update_norm", columns.UPDATE_NORM, False),
-    )
-
     @leads_on("numba_lamb", collect)
     def __init__(
         self,
@@ -121,65 +109,34 @@ class Lamb(Optimizer):
         eps: float = 1e-6,
         weight_decay: RateLike = 0.0,
         *,
+        variant: str = "paper",
+        always_adapt: bool | None = None,
+        bias_correction: bool | None = None,
+        grad_averaging: bool = True,
+        trust_clip: bool = False,
+        decoupled_decay: bool | None = None,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        grad_centralization: bool = False,
         decay_filter: LayerFilter | None = None,
         adapt_filter: LayerFilter | None = None,
-        max_grad_norm: float | None = None,
         nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
         capture_steps: int | None = None,
     ) -> None:
-        self._check_numbers({"beta1": beta1, "beta2": beta2, "eps": eps})
-        self._beta1, self._beta2, self._eps = float(beta1), float(beta2), float(eps)
-        check_filter("adapt_filter", adapt_filter)
-        self._adapt_filter = adapt_filter
-        super().__init__(
-            params,
-            learning_rate,
-            weight_decay,
-            decay_filter=decay_filter,
-            max_grad_norm=max_grad_norm,
-            nonfinite=nonfinite,
-            num_threads=num_threads,
-            capture_steps=capture_steps,
-        )
+        options = LAMB.numpy_given(locals())
+        super().__init__(LAMB, params, options, num_threads, capture_steps)
 
-    @property
-    def beta1(self) -> float:
-        """Decay rate of the first moment."""
-        return self._beta1
-
-    @property
-    def beta2(self) -> float:
-        """Decay rate of the second moment."""
-        return self._beta2
-
-    @property
-    def eps(self) -> float:
-        """Term added to the root of the second moment."""
-        return self._eps
-
-    def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
-        check_float("beta1", numbers["beta1"], below=1.0)
-        check_float("beta2", numbers["beta2"], below=1.0)
-        check_float("eps", numbers["eps"])
-
-    def _write_constants(self, bucket: Bucket) -> None:
-        super()._write_constants(bucket)
-        hyper64 = bucket.hyper64
-        hyper64[:, columns.BETA1_64], hyper64[:, columns.BETA2_64] = self._beta1, self._beta2
-        hyper64[:, columns.BIAS_CORRECTION] = 1
-        hyper64[:, columns.BOUND] = rules.second_moment_bound(bucket.largest)
-        hyper64[:, columns.MAX_WEIGHT_NORM] = hyper64[:, columns.MAX_RATIO] = math.inf
-        adapts = self._adapt_filter
-        bucket.hyper[:, columns.ADAPT] = [
-            adapts is None or passes("adapt_filter", adapts, layer) for layer in bucket.layers
-        ]
-        bucket.hyper[:, columns.BETA1] = self._beta1
-        bucket.hyper[:, columns.COMPLEMENT1] = 1.0 - self._beta1
-        bucket.hyper[:, columns.BETA2] = self._beta2
-        bucket.hyper[:, columns.COMPLEMENT2] = 1.0 - self._beta2
-        bucket.hyper[:, columns.RESCALE] = 1.0
-        bucket.hyper[:, columns.EPS] = bucket.cast("eps", self._eps)
+    beta1 = GroupOption("Decay rate of the first moment.")
+    beta2 = GroupOption("Decay rate of the second moment.")
+    eps = GroupOption("The term added to the root of the second moment.")
+    variant = GroupOption("Whose formula.")
+    always_adapt = GroupOption("Whether layers without weight decay have a trust ratio too.")
+    bias_correction = GroupOption("Whether moments are divided by ``1 - beta^t``.")
+    grad_averaging = GroupOption("Whether gradients enter the first moment times ``1 - beta1``.")
+    trust_clip = GroupOption("Whether the trust ratio is at most 1.")
+    decoupled_decay = GroupOption("Whether weights shrink by ``lr*decay`` beforehand.")
+    adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.

@@ -1,12 +1,10 @@
 """LARS: Momentum whose step in each layer is scaled by the ratio of weight norm to gradient norm."""
 
-from typing import Literal
-
-from numba_lamb.checks import check_filter, check_float, passes
 from numba_lamb.foreign import is_torch_optimizer, kind_of
-from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
-from numba_lamb.numerics.variants import LARS_VARIANTS
+from numba_lamb.methods.checks import layer_filter
+from numba_lamb.methods.lars import LARS, MOMENTUM
+from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.optimizers.momentum import Momentum
@@ -106,38 +104,24 @@ class Lars(Momentum):
         use_clip: bool = False,
         lars_filter: LayerFilter | None = None,
         *,
-        variant: Literal["mindspore", "paper", "paddle"] = "mindspore",
+        variant: str = "mindspore",
+        always_adapt: bool | None = None,
+        adapt_filter: LayerFilter | None = None,
     ) -> None:
         _check_optimizer(optimizer)
-        if variant not in ("mindspore", "paper", "paddle"):
-            raise ValueError(f"variant must be 'mindspore', 'paper' or 'paddle', not {variant!r}")
-        formula = LARS_VARIANTS[variant]
-        if epsilon is None:
-            epsilon = formula.epsilon
-        check_float("epsilon", epsilon, zero=True)
-        check_float("coefficient", coefficient, zero=True)
-        if not isinstance(use_clip, bool):
-            raise TypeError(f"use_clip must be a bool, not {type(use_clip).__name__}")
-        if variant == "paper" and epsilon:
-            raise ValueError(f"variant='paper' has no epsilon; give epsilon=0.0, not {epsilon!r}")
-        if variant != "mindspore" and use_clip:
-            raise ValueError(f"variant={variant!r} has no clip; give use_clip=False")
-        check_filter("lars_filter", lars_filter)
-        adapts = lars_filter or adapted_by_name
-        for layer in optimizer.layout.layers:
-            passes(
-                "lars_filter", adapts, layer
-            )  # a filter that fails does so here, before the wrapped optimizer changes
+        given = locals()
+        layer_filter("lars_filter", "", lars_filter)
+        with optimizer._lock:
+            optimizer._become_lars(
+                {key: given[key] for key in LARS.numpy_names if key not in MOMENTUM.numpy_names},
+                lars_filter or adapted_by_name,
+            )
         # One state under two names: whoever kept the wrapped optimizer sees the same steps.
         self.__dict__ = optimizer.__dict__
-        self._adapts = adapts
-        self._trust = {
-            columns.COEFFICIENT: coefficient,
-            columns.RATIO_EPS: epsilon,
-            columns.TRUST_CLIP: use_clip,
-            columns.RATE_INSIDE: formula.rate_inside,
-            columns.GUARD: formula.guard,
-        }
-        for bucket in self._buckets:
-            self._write_columns(bucket)
-        self._backend.placed(self)
+
+    epsilon = GroupOption("The term added to the ratio's denominator.")
+    coefficient = GroupOption("The trust coefficient.")
+    use_clip = GroupOption("Whether the layer's rate is the smaller of ratio and rate.")
+    variant = GroupOption("Whose formula.")
+    always_adapt = GroupOption("Whether layers without weight decay have a trust ratio too.")
+    adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")

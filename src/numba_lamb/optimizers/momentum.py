@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from numba_lamb.checks import check_float, check_number, passes
-from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import collect
-from numba_lamb.kernels import columns
-from numba_lamb.numerics import rules
-from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
+from numba_lamb.methods.lars import LARS, MOMENTUM
+from numba_lamb.optimizers.attributes import GroupOption
+from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_loss_scale
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.rates import RateLike
 
@@ -78,13 +76,7 @@ class Momentum(Optimizer):
     array([0.71, 2.29])
     """
 
-    _state_names = ("m",)
-    _number_names = ("momentum", "loss_scale", "max_grad_norm")
-    _statistics = (
-        ("trust_ratio", columns.RATIO, False),
-        ("weight_norm", columns.WEIGHT_NORM, True),
-        ("gradient_norm", columns.UPDATE_NORM, True),
-    )
+    _has_loss_scale = True
 
     @leads_on("numba_lamb", collect)
     def __init__(
@@ -96,67 +88,39 @@ class Momentum(Optimizer):
         loss_scale: float = 1.0,
         use_nesterov: bool = False,
         *,
-        decay_filter: LayerFilter | None = None,
+        maximize: bool = False,
         max_grad_norm: float | None = None,
+        grad_centralization: bool = False,
+        decay_filter: LayerFilter | None = None,
         nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
         capture_steps: int | None = None,
     ) -> None:
-        self._check_numbers({"momentum": momentum, "loss_scale": loss_scale})
-        if not isinstance(use_nesterov, bool):
-            raise TypeError(f"use_nesterov must be a bool, not {type(use_nesterov).__name__}")
-        self._momentum = float(momentum)
-        self._loss_scale = float(loss_scale)
-        self._use_nesterov = use_nesterov
-        # What Lars sets: which layers adapt, and how their ratio is made.
-        self._adapts: LayerFilter | None = None
-        self._trust: dict[int, float] = {}
-        super().__init__(
-            params,
-            learning_rate,
-            weight_decay,
-            decay_filter=decay_filter,
-            max_grad_norm=max_grad_norm,
-            nonfinite=nonfinite,
-            num_threads=num_threads,
-            capture_steps=capture_steps,
-        )
+        options = MOMENTUM.numpy_given(locals())
+        self._loss_scale = check_loss_scale(loss_scale)
+        super().__init__(MOMENTUM, params, options, num_threads, capture_steps)
 
-    @property
-    def momentum(self) -> float:
-        """Decay rate of the momentum buffer."""
-        return self._momentum
+    momentum = GroupOption("Decay rate of the momentum buffer.")
+    use_nesterov = GroupOption("Whether the step looks ahead.")
 
     @property
     def loss_scale(self) -> float:
         """What gradients are divided by."""
         return self._loss_scale
 
-    @property
-    def use_nesterov(self) -> bool:
-        """Whether the step looks ahead."""
-        return self._use_nesterov
-
-    def _check_numbers(self, numbers: Mapping[str, Any]) -> None:
-        check_float("momentum", numbers["momentum"], zero=True)
-        check_number("loss_scale", numbers["loss_scale"])
-
-    def _write_constants(self, bucket: Bucket) -> None:
-        super()._write_constants(bucket)
-        for column, value in self._trust.items():
-            bucket.hyper64[:, column] = value
-        adapts = self._adapts
-        bucket.hyper[:, columns.ADAPT] = [
-            adapts is not None and passes("lars_filter", adapts, layer) for layer in bucket.layers
-        ]
-        bucket.hyper[:, columns.BETA1] = bucket.cast("momentum", self._momentum)
-        bucket.hyper[:, columns.RESCALE] = bucket.cast("1/loss_scale", 1.0 / self._loss_scale)
-        bucket.hyper64[:, columns.BOUND] = rules.momentum_bound(bucket.largest, self._momentum)
-        bucket.hyper[:, columns.VELOCITY] = self._momentum if self._use_nesterov else 1.0
-        bucket.hyper[:, columns.LOOKAHEAD] = 1.0 if self._use_nesterov else 0.0
-        if adapts is not None:
-            # A layer that LARS passes over is not decayed either.
-            bucket.hyper64[:, columns.DECAYED] *= bucket.hyper[:, columns.ADAPT]
+    def _become_lars(self, options: Mapping[str, Any], lars_filter: LayerFilter) -> None:
+        """Have steps be those of LARS with these options, or raise and change nothing."""
+        groups, before = self._groups, self._lars_filter
+        kept = groups.method, {key: groups.shared(key) for key in options if key in groups.keys}
+        self._lars_filter = lars_filter
+        try:
+            groups.become(LARS, options)
+            self._rewrite_columns()
+        except BaseException:
+            groups.leave(LARS, *kept)
+            self._lars_filter = before
+            raise
+        self._backend.place(self._plan)
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.

@@ -1,10 +1,19 @@
 """LiveGroups: the parameter groups of a working optimizer, whose options may change between steps."""
 
+from collections.abc import Callable, Mapping
+from itertools import chain
+from operator import is_
 from typing import Any
 
 from numba_lamb.groups import check_live_group
 from numba_lamb.layout import Layer
-from numba_lamb.rates import RATE_KEYS, Rate, RateCache, RateLike
+from numba_lamb.methods.checks import is_mutable, plain
+from numba_lamb.methods.options import FILTERS, Method, Row
+from numba_lamb.methods.table import METHODS
+from numba_lamb.rates import RATE_KEYS, Rate, RateCache
+
+CONSTRUCTOR_NAMES = {"lr": "learning_rate"}
+"""What the constructor calls an option that groups have under another name."""
 
 
 def decayed_by_name(layer: Layer) -> bool:
@@ -13,42 +22,54 @@ def decayed_by_name(layer: Layer) -> bool:
 
 
 class LiveGroups:
-    """Group dicts that users and schedulers write to, and the rates they stand for.
+    """Group dicts that users and schedulers write to, and the options they stand for.
 
     Parameters
     ----------
-    learning_rate, weight_decay : RateLike
-        The optimizer's own, for groups that have none.
+    method : Method
+        Whose options they are.
+    given : mapping
+        The optimizer's own options, for groups that have none, by the groups' keys.
     """
 
-    def __init__(self, learning_rate: RateLike, weight_decay: RateLike) -> None:
-        self._book = RateCache()
-        self._defaults = {"lr": learning_rate, "weight_decay": weight_decay}
-        self._own: dict[str, list[bool]] = {key: [] for key in RATE_KEYS}
+    def __init__(self, method: Method, given: Mapping[str, Any]) -> None:
+        self.method = method
+        self.usual_nonfinite = "raise"
+        """What ``nonfinite=None`` stands for."""
+        self._rates = RateCache()
+        self._defaults = dict(given)
+        self._own: dict[str, list[bool]] = {key: [] for key in given}
         self._by_name: list[bool] = []
         self.dicts: list[dict[str, Any]] = []
+        for key in RATE_KEYS:
+            self._check_shared(key, given[key])
+        self._row(given, lambda key: "")
+        self.look_again()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Rates hold readers that cannot be copied; they are made anew from what was given.
-        return {key: value for key, value in vars(self).items() if key != "_book"}
+        # Rates hold readers, and methods functions, that cannot be copied.
+        kept = {key: value for key, value in vars(self).items() if key != "_rates"}
+        return {**kept, "method": self.method.name, "_seen": [], "_written": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _book=RateCache())
+        vars(self).update(state, method=METHODS[state["method"]], _rates=RateCache())
 
-    def add(self, options: dict[str, Any], by_name: bool) -> None:
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """What a group may hold."""
+        return "params", *self._defaults
+
+    def add(self, options: Mapping[str, Any], by_name: bool) -> None:
         """Append a group; `by_name` says whether the decay rule by name holds in it."""
         self._by_name.append(by_name)
-        self.dicts.append(
-            {
-                "params": [],
-                "lr": options.get("lr", self.learning_rate),
-                "weight_decay": options.get("weight_decay", self._defaults["weight_decay"]),
-                "grad_centralization": options.get("grad_centralization", False),
-            }
-        )
+        shared = {key: self._shared(key) for key in self._defaults}
+        self.dicts.append({"params": [], **shared, **options})
+        for key, own in self._own.items():
+            own.append(key in options)
+        index = len(self.dicts) - 1
         for key in RATE_KEYS:
-            self._own[key].append(key in options)
-            self.rate(len(self.dicts) - 1, key)
+            self.rate(index, key)
+        self.row(index)
 
     def keep(self, count: int) -> None:
         """Forget all groups but the first `count`."""
@@ -56,19 +77,113 @@ class LiveGroups:
         for own in self._own.values():
             del own[count:]
 
+    def become(self, method: Method, given: Mapping[str, Any]) -> None:
+        """Have the groups be those of another method, with these options beside those they have."""
+        self.method = method
+        count = len(self.dicts)
+        for key, value in given.items():
+            self._defaults[key] = value
+            self._own[key] = [False] * count
+            for group in self.dicts:
+                group[key] = value
+        self.look_again()
+
+    def leave(self, left: Method, method: Method, given: Mapping[str, Any]) -> None:
+        """Undo `become`: have the groups be those of `method` again, which had the options `given`."""
+        for key in {*left.numpy_names} - {*method.numpy_names}:
+            self._defaults.pop(key, None)
+            self._own.pop(key, None)
+            for group in self.dicts:
+                group.pop(key, None)
+        self.become(method, given)
+
     def decays_by_name(self, index: int) -> bool:
         """Return whether the decay rule by name holds in a group."""
         return self._by_name[index]
 
+    # -- what changed --------------------------------------------------------------------------------------
+
+    def look_again(self) -> None:
+        """Have `changed` compare all options anew."""
+        self._seen: list[Any] = []
+        self._seen_keys: list[list[str]] = []
+        self._written: list[Any] | None = None
+
+    def changed(self) -> bool:
+        """Return whether an option other than a rate changed since `written`; raise if a group has a wrong key."""
+        seen = [*chain.from_iterable(map(dict.values, self.dicts))]
+        keys = [*map(list, self.dicts)]
+        if self._seen and keys == self._seen_keys and all(map(is_, seen, self._seen)):
+            return False
+        if keys != self._seen_keys:
+            self.check()
+        self._seen_keys = keys
+        # Values that can change in place are looked at in each step.
+        names = self._option_keys()
+        self._seen = [] if any(is_mutable(group[key]) for group in self.dicts for key in names) else seen
+        return self._now() != self._written
+
+    def written(self) -> None:
+        """Note that kernels know of the options as they are now."""
+        self._written = self._now()
+
+    def _now(self) -> list[Any]:
+        names = self._option_keys()
+        return [[plain(group[key]) for key in names] for group in self.dicts]
+
+    def _option_keys(self) -> list[str]:
+        return [key for key in self._defaults if key not in RATE_KEYS]
+
     def check(self) -> None:
-        """Raise if somebody put into the dicts what does not belong there."""
+        """Raise if there is another number of groups, or one has other keys than it had."""
         if len(self.dicts) != len(self._by_name):
             raise ValueError(
                 f"param_groups has {len(self.dicts)} groups instead of {len(self._by_name)}; "
                 "add_param_group adds one, and none can be removed"
             )
         for index, group in enumerate(self.dicts):
-            check_live_group(group, index)
+            check_live_group(group, index, self.keys)
+
+    # -- options -------------------------------------------------------------------------------------------
+
+    def rows(self) -> list[Row]:
+        """Return what kernels are told of each group, or raise if an option is refused."""
+        return [self.row(index) for index in range(len(self.dicts))]
+
+    def row(self, index: int, group: Mapping[str, Any] | None = None) -> Row:
+        """Return what kernels are told of a group, or of one with the same number."""
+        group = self.dicts[index] if group is None else group
+
+        def where(key: str) -> str:
+            return "" if group[key] is self._defaults[key] else f" of group {index}"
+
+        return self._row(group, where)
+
+    def _row(self, group: Mapping[str, Any], where: Callable[[str], str]) -> Row:
+        nonfinite = group["nonfinite"]
+        resolved = {**group, "nonfinite": self.usual_nonfinite if nonfinite is None else nonfinite}
+        return self.method.numpy_row(resolved, where)
+
+    def nonfinite(self) -> str:
+        """Return what is done about a gradient that is not finite, where a group has them checked."""
+        found = {group["nonfinite"] or self.usual_nonfinite for group in self.dicts}
+        return next((name for name in ("raise", "skip") if name in found), "propagate")
+
+    def filter_of(self, name: str, index: int) -> Any:
+        """Return a group's filter, None if it has none."""
+        return self.dicts[index].get(name)
+
+    def centralized(self) -> tuple[int, ...]:
+        """Return the groups whose gradients are centralized."""
+        return tuple(index for index, group in enumerate(self.dicts) if group["grad_centralization"])
+
+    def saved(self, index: int) -> dict[str, Any]:
+        """Return a group's options as plain values, without filters; None for a schedule or a table of rates."""
+        group = self.dicts[index]
+        rates = {key: self.rate(index, key).number for key in RATE_KEYS}
+        return rates | {key: plain(group[key]) for key in self._option_keys() if key not in FILTERS}
+
+    # -- rates ---------------------------------------------------------------------------------------------
 
     def check_tables(self) -> None:
         """Raise if tables of learning rates differ in length."""
@@ -84,16 +199,12 @@ class LiveGroups:
                 f"and group {second} has {other}"
             )
 
-    def centralized(self) -> tuple[int, ...]:
-        """Return the groups whose gradients are centralized."""
-        return tuple(index for index, group in enumerate(self.dicts) if group["grad_centralization"])
-
     def rate(self, index: int, key: str) -> Rate:
         """Return the rate that a group has under `key` now."""
         given = self.dicts[index][key]
         shared = given is self._defaults[key]
-        name = {"lr": "learning_rate"}.get(key, key) if shared else f"{key!r} of group {index}"
-        return self._book.get((index, key), given, name)
+        name = CONSTRUCTOR_NAMES.get(key, key) if shared else f"{key!r} of group {index}"
+        return self._rates.get((index, key), given, name)
 
     def values(self, key: str, step: int) -> list[float]:
         """Return each group's value under `key` at the 0-based `step`."""
@@ -105,42 +216,44 @@ class LiveGroups:
         first = self.dicts[0]["lr"]
         return any(self._own["lr"]) or any(group["lr"] is not first for group in self.dicts)
 
-    @property
-    def learning_rate(self) -> RateLike:
-        """What the groups without a rate of their own have."""
-        return self._shared("lr")
-
-    @learning_rate.setter
-    def learning_rate(self, value: RateLike) -> None:
-        self._share("lr", value, "learning_rate")
-
-    @property
-    def weight_decay(self) -> RateLike:
-        """What the groups without a decay of their own have."""
-        return self._shared("weight_decay")
-
-    @weight_decay.setter
-    def weight_decay(self, value: RateLike) -> None:
-        self._share("weight_decay", value, "weight_decay")
+    # -- what groups share ---------------------------------------------------------------------------------
 
     def _following(self, key: str) -> list[dict[str, Any]]:
         return [group for group, own in zip(self.dicts, self._own[key], strict=False) if not own]
 
-    def _shared(self, key: str) -> RateLike:
-        given: RateLike = next((group[key] for group in self._following(key)), self._defaults[key])
-        return given
+    def _shared(self, key: str) -> Any:
+        return next((group[key] for group in self._following(key)), self._defaults[key])
 
-    def _share(self, key: str, value: RateLike, name: str) -> None:
+    def shared(self, key: str) -> Any:
+        """Return what the groups without a value of their own have under `key`."""
+        return self._shared(key)
+
+    def share(self, key: str, value: Any) -> dict[str, Any]:
+        """Set what the groups without a value of their own have under `key`; return what `unshare` needs."""
+        self._check_shared(key, value)
         following = self._following(key)
-        default, before = self._defaults[key], [group[key] for group in following]
-        self._book.get(name, value, name)
+        before = {"default": self._defaults[key], "groups": [(group, group[key]) for group in following]}
         self._defaults[key] = value
         for group in following:
             group[key] = value
         try:
             self.check_tables()
-        except ValueError:
-            self._defaults[key] = default
-            for group, kept in zip(following, before, strict=True):
-                group[key] = kept
+            if key not in RATE_KEYS:
+                self.rows()
+        except (TypeError, ValueError):
+            self.unshare(key, before)
             raise
+        return before
+
+    def unshare(self, key: str, before: Mapping[str, Any]) -> None:
+        """Undo `share`."""
+        self._defaults[key] = before["default"]
+        for group, value in before["groups"]:
+            group[key] = value
+
+    def _check_shared(self, key: str, value: Any) -> None:
+        name = CONSTRUCTOR_NAMES.get(key, key)
+        if key in RATE_KEYS:
+            self._rates.get(name, value, name)
+        else:
+            self._row({**self._defaults, key: value}, lambda key: "")

@@ -7,29 +7,36 @@ from typing import Any
 import numpy as np
 
 from numba_lamb.kernels.columns import LARGEST_COUNT
+from numba_lamb.rates import RATE_KEYS
 
-_LATER = ("max_grad_norm",)
-"""Numbers that older states lack; the optimizer keeps its own then. None is a value of theirs."""
+
+def upgraded(state: Any, own: Mapping[str, Any]) -> Any:
+    """Return a state of format version 1, whose groups had rates alone, in today's form; others as they are."""
+    if not isinstance(state, Mapping) or state.get("format_version") != 1:
+        return state
+    numbers, groups = state.get("numbers"), state.get("groups")
+    if not isinstance(numbers, Mapping) or not isinstance(groups, list) or len(groups) != len(own["groups"]):
+        return {**state, "format_version": own["format_version"]}
+    shared = {key: value for key, value in numbers.items() if key not in own["numbers"]}
+    return {
+        **state,
+        "format_version": own["format_version"],
+        "numbers": {key: value for key, value in numbers.items() if key in own["numbers"]},
+        "groups": [
+            {**own_group, **shared, **group} if isinstance(group, Mapping) else group
+            for own_group, group in zip(own["groups"], groups, strict=True)
+        ],
+    }
 
 
 def check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    """Raise unless `state` has the form of an optimizer's `own` state."""
-    _check_form(state, _of_its_time(own, state), "state")
-    for name, number in state["numbers"].items():
-        _require(number is not None or name in _LATER, f"state['numbers'][{name!r}]", "a float", number)
+    """Raise unless `state` has the form of an optimizer's `own` state; options but rates are checked elsewhere."""
+    _check_form(state, own, "state")
     for index, group in enumerate(state["groups"]):
-        for key, number in group.items():
-            fits = number is None or (math.isfinite(number) and number >= 0)
+        for key in RATE_KEYS:
+            number = group[key]
+            fits = number is None or (type(number) is float and math.isfinite(number) and number >= 0)
             _require(fits, f"state['groups'][{index}][{key!r}]", "finite and >= 0", number)
-
-
-def _of_its_time(own: Mapping[str, Any], state: Any) -> Mapping[str, Any]:
-    """Return `own` without those later numbers that `state` lacks."""
-    given = state.get("numbers") if isinstance(state, Mapping) else None
-    if not isinstance(given, Mapping):
-        return own
-    numbers = {name: value for name, value in own["numbers"].items() if name in given or name not in _LATER}
-    return {**own, "numbers": numbers}
 
 
 def _check_form(state: Any, own: Any, where: str) -> None:
@@ -45,7 +52,8 @@ def _check_form(state: Any, own: Any, where: str) -> None:
         for key, value in own.items():
             if key in ("format_version", "optimizer") and state[key] != value:
                 raise ValueError(f"{where} has {key} {state[key]!r}; this optimizer takes {value!r}")
-            _check_form(state[key], value, f"{where}[{key!r}]")
+            if not where.startswith("state['groups']"):
+                _check_form(state[key], value, f"{where}[{key!r}]")
     elif isinstance(own, list):
         if not isinstance(state, list) or len(state) != len(own):
             found = f"{len(state)} entries" if isinstance(state, list) else type(state).__name__

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from numba_lamb.checks import check_step_count
+from numba_lamb.methods.checks import check_step_count
 
 
 def check_count(name: str, step: Any) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any, NoReturn
 
-from numba_lamb.option_names import OPTIONS, TORCH_WAYS, meant
+from numba_lamb.methods.names import OPTIONS, TORCH_WAYS, meant
 
 _ELSEWHERE = {**TORCH_WAYS, "fused_amp": "give it to the constructor"}
 """What to do about options that no group has."""
@@ -35,6 +35,11 @@ def _way(key: str, right: str | None, own: Collection[str]) -> str:
     if right is not None:
         return f"did you mean {right!r}?"
     return _ELSEWHERE.get(key, f"its options are {', '.join(own)}")
+
+
+def where(index: int) -> str:
+    """Return what messages call a group by: nothing for the first, which may be the only one."""
+    return f" of group {index}" if index else ""
 
 
 class InGroups:

@@ -1,42 +1,14 @@
 """Lamb for PyTorch."""
 
-from collections.abc import Callable, Mapping
-from operator import itemgetter
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
-from numba_lamb.numerics import rules
-from numba_lamb.numerics.variants import LAMB_VARIANTS
+from numba_lamb.methods.lamb import LAMB
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
-from numba_lamb.torch.options import (
-    GroupRow,
-    check_betas,
-    check_choice,
-    check_common,
-    check_flag,
-    check_number,
-    number,
-)
 from numba_lamb.torch.tensors import check_params
-
-_OPTIONS = itemgetter(
-    "eps",
-    "variant",
-    "always_adapt",
-    "bias_correction",
-    "grad_averaging",
-    "trust_clip",
-    "decoupled_decay",
-    "maximize",
-    "max_grad_norm",
-    "decay_filter",
-    "adapt_filter",
-    "nonfinite",
-)
 
 
 class Lamb(LayerwiseOptimizer):
@@ -119,14 +91,7 @@ class Lamb(LayerwiseOptimizer):
     2.0
     """
 
-    _kind = "Lamb"
-    _moments = ("exp_avg", "exp_avg_sq")
-    _has_two_moments = True
-    _statistics = (
-        ("trust_ratio", columns.RATIO, False),
-        ("weight_norm", columns.WEIGHT_NORM, False),
-        ("update_norm", columns.UPDATE_NORM, False),
-    )
+    _method = LAMB
 
     @leads_on("numba_lamb.torch", check_params)
     def __init__(
@@ -145,66 +110,10 @@ class Lamb(LayerwiseOptimizer):
         decoupled_decay: bool | None = None,
         maximize: bool = False,
         max_grad_norm: float | None = None,
+        grad_centralization: bool = False,
         decay_filter: Callable[[Layer], bool] | None = None,
         adapt_filter: Callable[[Layer], bool] | None = None,
         nonfinite: str = "propagate",
         fused_amp: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "weight_decay": weight_decay,
-            "variant": variant,
-            "always_adapt": always_adapt,
-            "bias_correction": bias_correction,
-            "grad_averaging": grad_averaging,
-            "trust_clip": trust_clip,
-            "decoupled_decay": decoupled_decay,
-            "maximize": maximize,
-            "max_grad_norm": max_grad_norm,
-            "decay_filter": decay_filter,
-            "adapt_filter": adapt_filter,
-            "nonfinite": nonfinite,
-        }
-        super().__init__(params, defaults, fused_amp)
-
-    def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        betas = group["betas"]
-        return ([*map(number, betas)] if isinstance(betas, tuple | list) else betas, *_OPTIONS(group))
-
-    def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
-        check_common(where, group)
-        beta1, beta2 = check_betas(where, group["betas"])
-        eps = check_number(where, "eps", group["eps"], zero=True)
-        check_choice(where, "variant", group["variant"], LAMB_VARIANTS)
-        variant = LAMB_VARIANTS[group["variant"]]
-        chosen = {}
-        for name in ("always_adapt", "bias_correction", "decoupled_decay"):
-            check_flag(where, name, group[name], none=True)
-            chosen[name] = getattr(variant, name) if group[name] is None else group[name]
-        for name in ("grad_averaging", "trust_clip"):
-            check_flag(where, name, group[name])
-        return GroupRow(
-            bound=rules.second_moment_bound,
-            hyper={
-                columns.BETA1: beta1,
-                columns.COMPLEMENT1: 1.0 - beta1 if group["grad_averaging"] else 1.0,
-                columns.BETA2: beta2,
-                columns.COMPLEMENT2: 1.0 - beta2,
-                columns.EPS: eps,
-            },
-            hyper64={
-                columns.DECOUPLED: chosen["decoupled_decay"],
-                columns.RATIO_EPS: eps if variant.epsilon_in_ratio else 0.0,
-                columns.BETA1_64: beta1,
-                columns.BETA2_64: beta2,
-                columns.BIAS_CORRECTION: chosen["bias_correction"],
-                columns.RATE_CORRECTION: variant.rate_correction,
-                columns.MAX_WEIGHT_NORM: variant.weight_limit,
-                columns.MIN_RATIO: variant.least,
-                columns.MAX_RATIO: min(variant.most, 1.0) if group["trust_clip"] else variant.most,
-            },
-            adapts=variant.adapts,
-            always_adapt=chosen["always_adapt"],
-        )
+        super().__init__(params, LAMB.given(locals()), fused_amp)

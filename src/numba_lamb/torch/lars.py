@@ -1,41 +1,14 @@
 """Lars and Momentum for PyTorch: Momentum is LARS with ratio 1."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from operator import itemgetter
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
-from numba_lamb.kernels import columns
 from numba_lamb.layout import Layer
-from numba_lamb.numerics import rules
-from numba_lamb.numerics.variants import LARS_VARIANTS
+from numba_lamb.methods.lars import LARS, MOMENTUM
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
-from numba_lamb.torch.options import GroupRow, check_choice, check_common, check_flag, check_number
 from numba_lamb.torch.tensors import check_params
-
-_COMMON = ("momentum", "nesterov", "maximize", "max_grad_norm", "decay_filter", "nonfinite")
-_MOMENTUM_OPTIONS = itemgetter(*_COMMON)
-_LARS_OPTIONS = itemgetter(
-    *_COMMON, "trust_coefficient", "eps", "variant", "always_adapt", "trust_clip", "adapt_filter"
-)
-
-
-def _momentum_row(where: str, group: Mapping[str, Any]) -> dict[int, float]:
-    check_common(where, group)
-    momentum = check_number(where, "momentum", group["momentum"], zero=True)
-    check_flag(where, "nesterov", group["nesterov"])
-    return {
-        columns.BETA1: momentum,
-        columns.VELOCITY: momentum if group["nesterov"] else 1.0,
-        columns.LOOKAHEAD: 1.0 if group["nesterov"] else 0.0,
-    }
-
-
-def _bound(hyper: Mapping[int, float]) -> Callable[[float], float]:
-    return partial(rules.momentum_bound, momentum=hyper[columns.BETA1])
 
 
 class Momentum(LayerwiseOptimizer):
@@ -80,14 +53,7 @@ class Momentum(LayerwiseOptimizer):
     tensor([0.7100, 2.2900])
     """
 
-    _kind = "Momentum"
-    _moments = ("momentum_buffer",)
-    _has_two_moments = False
-    _statistics = (
-        ("trust_ratio", columns.RATIO, False),
-        ("weight_norm", columns.WEIGHT_NORM, True),
-        ("gradient_norm", columns.UPDATE_NORM, True),
-    )
+    _method = MOMENTUM
 
     @leads_on("numba_lamb.torch", check_params)
     def __init__(
@@ -100,29 +66,12 @@ class Momentum(LayerwiseOptimizer):
         *,
         maximize: bool = False,
         max_grad_norm: float | None = None,
+        grad_centralization: bool = False,
         decay_filter: Callable[[Layer], bool] | None = None,
         nonfinite: str = "propagate",
         fused_amp: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "maximize": maximize,
-            "max_grad_norm": max_grad_norm,
-            "decay_filter": decay_filter,
-            "nonfinite": nonfinite,
-        }
-        super().__init__(params, defaults, fused_amp)
-
-    def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        options: tuple[Any, ...] = _MOMENTUM_OPTIONS(group)
-        return options
-
-    def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
-        hyper = _momentum_row(where, group)
-        return GroupRow(bound=_bound(hyper), hyper=hyper)
+        super().__init__(params, MOMENTUM.given(locals()), fused_amp)
 
 
 class Lars(LayerwiseOptimizer):
@@ -184,10 +133,7 @@ class Lars(LayerwiseOptimizer):
     tensor([2.9940, 3.9920])
     """
 
-    _kind = "Lars"
-    _moments = ("momentum_buffer",)
-    _has_two_moments = False
-    _statistics = Momentum._statistics
+    _method = LARS
 
     @leads_on("numba_lamb.torch", check_params)
     def __init__(
@@ -205,55 +151,10 @@ class Lars(LayerwiseOptimizer):
         trust_clip: bool = False,
         maximize: bool = False,
         max_grad_norm: float | None = None,
+        grad_centralization: bool = False,
         decay_filter: Callable[[Layer], bool] | None = None,
         adapt_filter: Callable[[Layer], bool] | None = None,
         nonfinite: str = "propagate",
         fused_amp: bool = False,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "nesterov": nesterov,
-            "trust_coefficient": trust_coefficient,
-            "eps": eps,
-            "variant": variant,
-            "always_adapt": always_adapt,
-            "trust_clip": trust_clip,
-            "maximize": maximize,
-            "max_grad_norm": max_grad_norm,
-            "decay_filter": decay_filter,
-            "adapt_filter": adapt_filter,
-            "nonfinite": nonfinite,
-        }
-        super().__init__(params, defaults, fused_amp)
-
-    def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        options: tuple[Any, ...] = _LARS_OPTIONS(group)
-        return options
-
-    def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
-        hyper = _momentum_row(where, group)
-        check_choice(where, "variant", group["variant"], LARS_VARIANTS)
-        variant = LARS_VARIANTS[group["variant"]]
-        check_flag(where, "always_adapt", group["always_adapt"], none=True)
-        check_flag(where, "trust_clip", group["trust_clip"])
-        if group["trust_clip"] and variant.rate_inside:
-            raise ValueError(
-                f"trust_clip{where} must be False in variant {group['variant']!r}, which has no clip"
-            )
-        eps = variant.epsilon if group["eps"] is None else check_number(where, "eps", group["eps"], zero=True)
-        coefficient = check_number(where, "trust_coefficient", group["trust_coefficient"], zero=True)
-        return GroupRow(
-            bound=_bound(hyper),
-            hyper=hyper,
-            hyper64={
-                columns.RATIO_EPS: eps,
-                columns.COEFFICIENT: coefficient,
-                columns.TRUST_CLIP: group["trust_clip"],
-                columns.RATE_INSIDE: variant.rate_inside,
-                columns.GUARD: variant.guard,
-            },
-            adapts=True,
-            always_adapt=variant.always_adapt if group["always_adapt"] is None else group["always_adapt"],
-        )
+        super().__init__(params, LARS.given(locals()), fused_amp)

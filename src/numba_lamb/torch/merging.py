@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from numba_lamb.torch.options import GroupRow, where
+from numba_lamb.methods.options import Row
+from numba_lamb.torch.keys import where
 
 Shapes = list[dict[int, tuple[int, ...]]]
 """For each group the shapes of its parameters by ``id``: a reference would keep alive what was replaced."""
@@ -20,7 +21,7 @@ def shapes_of(groups: Sequence[Mapping[str, Any]]) -> Shapes:
     return [{id(tensor): _shape(tensor) for tensor in group["params"]} for group in groups]
 
 
-def check_layers(before: Shapes, groups: Sequence[Mapping[str, Any]], found: Sequence[GroupRow]) -> Shapes:
+def check_layers(before: Shapes, groups: Sequence[Mapping[str, Any]], found: Sequence[Row]) -> Shapes:
     """Return the shapes of all parameters, or raise if layers were merged whose norms or names count.
 
     Parameters
@@ -29,7 +30,7 @@ def check_layers(before: Shapes, groups: Sequence[Mapping[str, Any]], found: Seq
         What this returned the last time.
     groups : sequence of mapping
         The parameter groups.
-    found : sequence of GroupRow
+    found : sequence of Row
         What kernels are told of each.
     """
     now = shapes_of(groups)

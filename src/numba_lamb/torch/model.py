@@ -3,7 +3,7 @@
 A parameter takes part from the first step on in which it has a gradient, so that frozen ones cost no memory.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import is_
@@ -14,20 +14,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.engine.bucket import Bucket
+from numba_lamb.engine.bucket import Bucket, check_rows
+from numba_lamb.engine.columns import write_options
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
-from numba_lamb.layout import FlatLayout
+from numba_lamb.kernels.cpu.object_reader import NOWHERE
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
-from numba_lamb.memory.object_reader import NOWHERE
+from numba_lamb.memory.gradients import Held
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
+from numba_lamb.methods.checks import passes
+from numba_lamb.methods.options import FILTERS, Row
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
     check_gradient,
+    check_row_order,
     is_plain,
     same_order,
     share_elements,
@@ -44,7 +49,7 @@ class Member(NamedTuple):
     tensor: Tensor
 
 
-class MakePart(Protocol):
+class MakeBucket(Protocol):
     """Makes the tables of the layers that have one dtype."""
 
     def __call__(
@@ -52,7 +57,6 @@ class MakePart(Protocol):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> Bucket:
         """Return them."""
@@ -74,7 +78,7 @@ class Model:
         The optimizer's ``state``, which gets moments and steps.
     flat : FlatState
         Gives moments their places.
-    make_part : MakePart
+    make_bucket : MakeBucket
         The backend's.
     """
 
@@ -86,7 +90,7 @@ class Model:
         idle: Sequence[Member],
         state: Any,
         flat: FlatState,
-        make_bucket: MakePart,
+        make_bucket: MakeBucket,
     ) -> None:
         found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
@@ -115,7 +119,7 @@ class Model:
     # -- making --------------------------------------------------------------------------------------------
 
     def _lay_out(
-        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_bucket: MakePart
+        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_bucket: MakeBucket
     ) -> None:
         self._check_loose(members)
         self.parameters = parameters = [
@@ -135,7 +139,7 @@ class Model:
             ]
             if number == 0:
                 entries += [(place, None, parameter) for place, parameter in idle]
-            self._add_parts(sorted(entries, key=lambda entry: entry[0]), make_bucket)
+            self._add_buckets(sorted(entries, key=lambda entry: entry[0]), make_bucket)
         placement = {
             k: (bucket, row)
             for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True)
@@ -143,14 +147,16 @@ class Model:
         }
         self.placement = [placement[k] for k in range(len(members))]
 
-    def _add_parts(self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: MakePart) -> None:
+    def _add_buckets(
+        self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: MakeBucket
+    ) -> None:
         """Make the buckets of these layers; those that are no member's only keep their place."""
         used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}
         kept = [(k, parameter) for _, k, parameter in entries if parameter.storage.dtype in used]
         own = [parameter for _, parameter in kept]
         layout = _layout_of(own)
         for dtype in layout.dtypes:
-            bucket = make_bucket(layout, dtype, own, [True] * len(own), ())
+            bucket = make_bucket(layout, dtype, own, ())
             numbers = [kept[place][0] for place in bucket.indices]
             self.buckets.append(bucket)
             self.indices.append([k for k in numbers if k is not None])
@@ -182,12 +188,46 @@ class Model:
             order += numbers
         return order, places
 
+    def counts(self) -> list[Any]:
+        """Return where each bucket's steps are counted: arrays on the CPU, addresses on a GPU."""
+        ends = np.cumsum([0, *(len(bucket.layers) for bucket in self.buckets)]).tolist()
+        if self.steps.is_cuda:
+            first, size = tensors_.address_of(self.steps), self.steps.element_size()
+            return [first + size * start for start in ends[:-1]]
+        shared = self.steps.numpy()
+        return [shared[start:end] for start, end in pairwise(ends)]
+
     def _point_at_state(self, names: Sequence[str]) -> None:
         for column, name in enumerate(names, start=columns.EXP_AVG):
             for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
                 bucket.addresses[rows_of, column] = [
                     tensors_.address_of(self._state[self._own[k]][name]) for k in indices
                 ]
+
+    def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
+        """Write every layer's options, or raise before anything is written."""
+        centralized = tuple(index for index, group in enumerate(groups) if group["grad_centralization"])
+        for k, layer in enumerate(self.layout.layers):
+            if layer.group in centralized:
+                check_rows(layer)
+                check_row_order(layer.name, self._dense[k])
+        passed = [
+            [_passes(groups[layer.group], name, layer) for layer in self.layout.layers] for name in FILTERS
+        ]
+        decayed, adaptable = (
+            [self._by_row(bucket, of_layer) for bucket in range(len(self.buckets))] for of_layer in passed
+        )
+        write_options(self.buckets, rows, decayed, adaptable)
+        for bucket in self.buckets:
+            if bucket.centralized != centralized:
+                bucket.centralize(centralized)
+
+    def _by_row(self, number: int, of_layer: Sequence[bool]) -> list[bool]:
+        """Return what was said of each layer by its row in a bucket; True for layers without values."""
+        found = [True] * len(self.buckets[number].layers)
+        for k, row in zip(self.indices[number], self.rows[number].tolist(), strict=True):
+            found[row] = of_layer[k]
+        return found
 
     def keep_norms(self, older: "Model") -> None:
         """Take over the norms of layers that an older model had."""
@@ -236,7 +276,7 @@ class Model:
             self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
-        return Step(bool(self._found.all()), gradients, copies, self._found)
+        return Step(gradients, copies, self._found)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -276,18 +316,26 @@ class Model:
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""
         own = self._own
-        if not step.complete:
+        if not step.found.all():
             own = [own[k] for k, gradient in enumerate(step.gradients) if gradient is not None]
         torch.autograd.graph.increment_version(own)
 
 
 class Step(NamedTuple):
-    """The gradients of one step: whether every layer has one, the tensors, copies to keep alive, addresses."""
+    """The gradients of one step: the tensors, copies to keep alive, addresses."""
 
-    complete: bool
     gradients: Sequence[Any]
     copies: list[Tensor]
     found: Int64
+
+    def read(self) -> Held:
+        """Return them as a backend takes them, which were read already."""
+        return Held(self.gradients, self.found)
+
+
+def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
+    layer_filter = group.get(name)
+    return layer_filter is None or passes(name, layer_filter, layer)
 
 
 def _without_values(member: Member) -> Parameter:

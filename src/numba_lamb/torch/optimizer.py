@@ -4,41 +4,33 @@ A step reads everything anew that others may have written since: the groups' opt
 where they, their gradients and their state lie. What has not changed costs a comparison.
 """
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from operator import is_
 from typing import Any, ClassVar, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from numba_lamb.option_names import OPTIONS
+from numba_lamb.engine.choose import backend_on
+from numba_lamb.engine.interface import Backend, Plan
+from numba_lamb.methods.checks import LARGEST, flag, is_mutable, plain
+from numba_lamb.methods.checks import rate as check_rate
+from numba_lamb.methods.names import OPTIONS
+from numba_lamb.methods.options import FILTERS, Method, Row
+from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
-from numba_lamb.torch.engine import Engine, make_engine
 from numba_lamb.torch.hooks import uncompiled, watched
-from numba_lamb.torch.keys import InGroups, check_keys
+from numba_lamb.torch.keys import InGroups, check_keys, where
 from numba_lamb.torch.loading import loadable
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
-from numba_lamb.torch.options import (
-    FILTERS,
-    LARGEST,
-    GroupRow,
-    check_flag,
-    check_rate,
-    is_mutable,
-    number,
-    where,
-)
+from numba_lamb.torch.rates import GroupRates
+from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
-from numba_lamb.torch.writing import write_options
 
-Float64 = NDArray[np.float64]
 MOST_LOOKS = 4
 """How often a step looks at parameters that its filters change."""
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -47,16 +39,11 @@ ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tens
 class LayerwiseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` whose step is a Numba kernel; subclasses say which options they have."""
 
-    _kind: ClassVar[str]
-    """What the class is called, whatever a subclass of it is."""
-    _moments: ClassVar[tuple[str, ...]]
-    """The keys of moments in a parameter's state."""
-    _has_two_moments: ClassVar[bool]
-    _statistics: ClassVar[tuple[tuple[str, int, bool], ...]]
+    _method: ClassVar[Method]
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_params(params)
-        check_flag("", "fused_amp", fused_amp)
+        flag("fused_amp", "", fused_amp)
         self._fused_amp = fused_amp
         self._shapes: Shapes = []
         self._lock = step_lock()
@@ -66,9 +53,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def _forget(self) -> None:
         """Invalidate all caches; the next step rebuilds them."""
         self._model: Model | None = None
-        self._flat = FlatState(self._moments, self._has_two_moments)
-        self._engine: Engine | None = None
-        self._engine_is_on: torch.device | None = None
+        self._flat = FlatState(self._method.state, self._method.needs_steps)
+        self._backend: Backend | None = None
+        self._backend_is_on: torch.device | None = None
+        self._rates = GroupRates()
         self._written: list[Any] = []
         self._given: list[Any] = []
         self._keys: list[list[str]] = []
@@ -82,7 +70,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     @property
     def skipped_steps(self) -> int:
         """Steps left out because a gradient was not finite (``nonfinite="skip"``, or by a GradScaler)."""
-        return self._skipped + (self._engine.skipped if self._engine is not None else 0)
+        return self._skipped + (0 if self._backend is None else self._backend.counters()[1])
 
     # -- groups --------------------------------------------------------------------------------------------
 
@@ -99,7 +87,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         check_group(param_group, where(index))
         super().add_param_group(param_group)
         try:
-            check_keys(where(index), self._kind, self.param_groups[-1], self.defaults)
+            check_keys(where(index), self._method.name, self.param_groups[-1], self.defaults)
             self._check_group(where(index), self.param_groups[-1])
             seen: set[int] = set()
             for name, tensor in self._names_in(index):
@@ -135,13 +123,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             )
         return next(iter(seen), None)
 
-    @abstractmethod
-    def _options(self, group: Mapping[str, Any]) -> tuple[Any, ...]:
-        """Return a group's options but its rates, as values that can be compared with those of a later step."""
-
-    @abstractmethod
-    def _check_group(self, where: str, group: Mapping[str, Any]) -> GroupRow:
+    def _check_group(self, where: str, group: Mapping[str, Any]) -> Row:
         """Return what kernels are told of a group, or raise if an option is refused."""
+        return self._method.row(where, group)
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -179,15 +163,17 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             found = self._look()
             if found is None:
                 return
-            model, engine, step = found
+            model, backend, step = found
             model.gather(step)
-            scale, found_inf = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-            rates, decays = self._group_rates, self._group_decays
-            if engine.prepare(step, rates, decays, self._nonfinite, scale, found_inf):
+            plan, said = self._plan, (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
+            plan.grad_scale, plan.found_inf, held = scaler_values(*said, self._backend_is_on)
+            if backend.prepare(step.read):
                 model.count_versions(step)
-                engine.commit(model.scatter(step))
+                backend.commit(model.scatter(step))
+            # Copies live until the step is queued; after that the stream's order protects them.
+            del held
 
-    def _look(self) -> tuple[Model, Engine, Step] | None:
+    def _look(self) -> tuple[Model, Backend, Step] | None:
         """Return what takes the next step, and its gradients, None if no parameter has one."""
         for _ in range(MOST_LOOKS):
             self._look_at_groups()
@@ -202,10 +188,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 model = self._make_model(tensors, sizes, gradients)
                 if model is None:
                     return None
-            engine = self._engine
-            assert engine is not None
-            if self._follows or not self._follow_options(model, engine):
-                return model, engine, model.point_at_gradients(gradients)
+            backend = self._backend
+            assert backend is not None
+            if self._follows or not self._follow_options(model, backend):
+                return model, backend, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
         raise RuntimeError(
             "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
@@ -233,27 +219,33 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 place += 1
         if not members:
             return None
-        engine = self._engine_for(self._device())
+        backend = self._backend_for(self._device())
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(tensors, sizes, members, idle, self.state, self._flat, engine.make_bucket)
-        engine.place(model, len(self.param_groups), self._statistics)
+            model = Model(tensors, sizes, members, idle, self.state, self._flat, backend.new_bucket)
+        counts, nonfinite = model.counts(), "propagate"
+        self._plan = Plan(
+            self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
+        )
+        backend.place(self._plan)
         if older is not None:
             model.keep_norms(older)
         self._model, self._written, self._follows = model, [], False
         return model
 
-    def _engine_for(self, device: torch.device | None) -> Engine:
-        if self._engine is None or device != self._engine_is_on:
+    def _backend_for(self, device: torch.device | None) -> Backend:
+        if self._backend is None or device != self._backend_is_on:
             self._skipped = self.skipped_steps
-            self._engine = make_engine(device, self._has_two_moments)
-            self._engine_is_on = device
-        return self._engine
+            self._backend = backend_on(
+                None if device is None or device.type == "cpu" else device.index, "torch"
+            )
+            self._backend_is_on = device
+        return self._backend
 
     # -- options -------------------------------------------------------------------------------------------
 
-    def _checked_groups(self) -> list[GroupRow]:
+    def _checked_groups(self) -> list[Row]:
         return [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
 
     def _look_at_groups(self) -> None:
@@ -265,7 +257,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             return
         if keys != self._keys:
             for index, group in enumerate(groups):
-                check_keys(where(index), self._kind, group, self.defaults)
+                check_keys(where(index), self._method.name, group, self.defaults)
             self._keys = keys
         rates, decays = [], []
         for index, group in enumerate(groups):
@@ -273,26 +265,28 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
                 pass  # it is read, and checked, on the GPU
             elif type(rate) is not float or not 0.0 <= rate < LARGEST:
-                rate = check_rate(where(index), "lr", rate)
+                rate = check_rate("lr", where(index), rate)
             if type(decay) is not float or not 0.0 <= decay < LARGEST:
-                decay = check_rate(where(index), "weight_decay", decay)
+                decay = check_rate("weight_decay", where(index), decay)
             rates.append(rate)
             decays.append(decay)
-        self._group_rates, self._group_decays = rates, np.array(decays, dtype=np.float64)
+        self._rates.give(rates, decays)
         # Values that can change in place are looked at in each step.
         known = [group[name] for group in groups for name in self.defaults if name in group]
         self._given = [] if any(map(is_mutable, known)) else given
         self._follows = False
 
-    def _follow_options(self, model: Model, engine: Engine) -> bool:
+    def _follow_options(self, model: Model, backend: Backend) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
-        decays = self._group_decays
-        options = [decays.tolist(), *([*map(number, self._options(group))] for group in self.param_groups)]
+        names = [name for name in self._method.names if name not in RATE_KEYS]
+        options = [[plain(group[name]) for name in names] for group in self.param_groups]
         changed = options != self._written
         if changed:
             self._written = []
-            self._nonfinite = write_options(model, self.param_groups, self._checked_groups(), decays)
-            engine.options_changed()
+            model.write_options(self.param_groups, self._checked_groups())
+            found = {group["nonfinite"] for group in self.param_groups}
+            self._plan.nonfinite = next((name for name in ("raise", "skip") if name in found), "propagate")
+            backend.columns_changed()
             self._written = options
         self._follows = True
         return changed
@@ -305,9 +299,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         Names are those of ``model.named_parameters()`` where they were given, else ``param_<index>``. Ready for
         ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``.
         """
-        if self._model is None or self._engine is None:
+        if self._model is None or self._backend is None:
             return {}
-        return self._engine.stats()
+        return self._backend.stats()
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 
@@ -356,9 +350,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If it is another kind of optimizer's, or of a formula that is not here; nothing has changed then.
         """
-        adopted = adopt_state_dict(self._kind, state_dict, self.defaults)
+        adopted = adopt_state_dict(self._method.name, state_dict, self.defaults)
         for index, group in enumerate(adopted["param_groups"]):
-            check_keys(where(index), self._kind, group, self.defaults)
+            check_keys(where(index), self._method.name, group, self.defaults)
         names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
         super().load_state_dict(loadable(adopted, names))
 
@@ -378,9 +372,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         ValueError, TypeError
             If something that `other` does has no counterpart here.
         """
-        defaults, groups = options_of(cls._kind, other, overrides)
+        defaults, groups = options_of(cls._method.name, other, overrides)
         made = cls(groups, **defaults)
-        made.load_state_dict(dict(state_dict_of(cls._kind, other, made.param_groups)))
+        made.load_state_dict(dict(state_dict_of(cls._method.name, other, made.param_groups)))
         return made
 
     def load_optax_state(self, opt_state: Any, names: Sequence[str] | None = None) -> None:
@@ -393,7 +387,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         names : sequence of str, optional
             The parameter name of each of its leaves, where they are not those of the tree.
         """
-        self.load_state_dict(optax_state_dict(self._kind, opt_state, names, self))
+        self.load_state_dict(optax_state_dict(self._method.name, opt_state, names, self))
 
 
 for _name in OPTIONS:

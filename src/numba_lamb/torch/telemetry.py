@@ -14,6 +14,6 @@ def _(optimizer: LayerwiseOptimizer) -> Callable[[], Record]:
 
 
 def _record(optimizer: LayerwiseOptimizer) -> Record:
-    engine = optimizer._engine
-    # Model and engine are made at the first step, and anew after a state is loaded.
-    return EmptyRecord() if engine is None or optimizer._model is None else engine.record()
+    backend = optimizer._backend
+    # Model and backend are made at the first step, and anew after a state is loaded.
+    return EmptyRecord() if backend is None or optimizer._model is None else backend.record()

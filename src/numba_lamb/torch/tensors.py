@@ -45,6 +45,15 @@ def check_params(params: object, where: str = "") -> None:
             )
 
 
+def check_row_order(name: str, tensor: torch.Tensor) -> None:
+    """Raise unless the rows of a parameter, all axes but the first, lie one after the other in memory."""
+    if tensor.numel() and tensor.stride(0) * tensor.shape[0] != tensor.numel():
+        raise ValueError(
+            f"grad_centralization must be False where rows are no runs in memory, got True and strides "
+            f"{tuple(tensor.stride())} of parameter {name!r}; tensor.contiguous() has such rows"
+        )
+
+
 def check_group(group: object, where: str) -> None:
     """Raise if a group's ``params`` are something that `check_params` refuses."""
     if isinstance(group, dict):

@@ -1,4 +1,4 @@
-"""CpuBackend: the phases of a step on NumPy arrays."""
+"""CpuBackend: a step on the CPU, in order."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -7,17 +7,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.engine.cpu import phases
 from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.cpu.counters import Counters
+from numba_lamb.engine.cpu.finite import inspect
 from numba_lamb.engine.cpu.record import CpuRecord
-from numba_lamb.engine.interface import Backend, Subject, named_stats
+from numba_lamb.engine.interface import Backend, Plan, named_stats
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
+from numba_lamb.kernels.cpu import launch
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import plain
-from numba_lamb.memory.gradients import Reader
+from numba_lamb.memory.gradients import Held, Reader
 from numba_lamb.memory.host_reader import HostReader
+from numba_lamb.methods.passes import Pass
+
+COUNT_LAYERS = Pass("count_layers", "layer")
+"""The last pass over a bucket, which on a GPU is a part of others."""
 
 
 class CpuBackend(Backend):
@@ -30,11 +36,24 @@ class CpuBackend(Backend):
     """
 
     waits = False
+    _plan: Plan
 
     def __init__(self, num_threads: int | None) -> None:
         self.nonfinite = "raise"
         self._num_threads = num_threads
-        self._counters = phases.Counters()
+        self._counters = Counters()
+        self._held: Held | None = None
+        self._norm: float | None = None
+        # The last step's gradients.
+        self._found = np.zeros(0, dtype=np.int64)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy gets a plan of its own arrays.
+        return {key: value for key, value in vars(self).items() if key in ("_num_threads", "_counters")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(None)  # type: ignore[misc]
+        vars(self).update(state)
 
     def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
         """Return what says where these parameters and their gradients lie."""
@@ -45,11 +64,10 @@ class CpuBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> CpuBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        return CpuBucket(layout, dtype, parameters, decayed, state_names)
+        return CpuBucket(layout, dtype, parameters, state_names)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values."""
@@ -59,11 +77,94 @@ class CpuBackend(Backend):
         """Return what writes values of the right form into a parameter, and runs no Python."""
         return partial(plain(parameter.array).__setitem__, Ellipsis, values)
 
-    def placed(self, optimizer: Subject) -> None:
-        """Have the next step write rates and decays anew."""
+    def place(self, plan: Plan) -> None:
+        """Get ready for a plan that is new, or whose buckets, groups or method are."""
+        self._plan = plan
+        self._buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CpuBucket)]
         self._record_layout: RecordLayout | None = None
-        for bucket in self._cpu_buckets(optimizer):
-            bucket.forget_written()
+        for bucket, counts in zip(self._buckets, plan.counts or (), strict=False):
+            bucket.use_steps(counts)
+        self.columns_changed()
+
+    def columns_changed(self) -> None:
+        """Have the next step write rates, decays and the gradients' factors anew."""
+        self._scale: float | None = None
+        self._written: tuple[list[float], list[float]] | None = None
+
+    # -- the step ------------------------------------------------------------------------------------------
+
+    def prepare(self, read: Callable[[], Held], stream: object = None) -> bool:
+        """Write all that the next step depends on, and return whether it can be taken."""
+        plan = self._plan
+        if stream is not None:
+            raise ValueError("stream is for arrays on a GPU; these parameters are NumPy arrays")
+        if plan.found_inf:
+            self._counters.skip()
+            return False
+        rates, decays = self._values("lr"), self._values("weight_decay")
+        # Schedules and what gives the gradients are the user's code; from here on none runs.
+        held = read()
+        scale = plan.loss_scale * (plan.grad_scale or 1.0)
+        self._write_scale(scale)
+        self._write_rates(rates, decays)
+        passed, self._norm = inspect(self._buckets, plan.nonfinite, scale, self._num_threads)
+        if passed:
+            self._held, self._found = held, held.found
+        else:
+            self._counters.skip()
+        return passed
+
+    def _values(self, key: str) -> list[float]:
+        applied = self._counters.applied
+        values = self._plan.groups.values(key, applied)
+        for bucket in self._buckets:
+            if max(values) > bucket.largest and max(values[k] for k in bucket.group_of) > bucket.largest:
+                index = max(bucket.group_of.tolist(), key=values.__getitem__)
+                raise ValueError(
+                    f"{key!r} of group {index} at step {applied} is {values[index]!r}, "
+                    f"more than the {bucket.dtype} of its parameters can hold"
+                )
+        return values
+
+    def _write_scale(self, scale: float) -> None:
+        if scale != self._scale:
+            # Not known until all buckets have it.
+            self._scale = None
+            for bucket in self._buckets:
+                bucket.write_factors(scale)
+            self._scale = scale
+
+    def _write_rates(self, rates: list[float], decays: list[float]) -> None:
+        buckets, corrects = self._buckets, self._plan.method.needs_steps
+        common = [bucket.common_step() for bucket in buckets]
+        # Rates that were corrected must be written anew.
+        if (rates, decays) != self._written or any(bucket.corrects_rates for bucket in buckets):
+            self._written = None
+            for bucket in buckets:
+                bucket.write_rates(np.array(rates)[bucket.group_of])
+                bucket.write_decays(np.array(decays)[bucket.group_of])
+            self._written = rates, decays
+        if corrects:
+            for bucket, steps in zip(buckets, common, strict=True):
+                bucket.write_corrections(steps)
+
+    def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
+        """Update and count all layers: whole, or, if this is interrupted, not at all."""
+        method, exchange = self._plan.method, self._plan.exchange
+        for bucket in self._buckets:
+            bucket.prepare_rows(method.centralizes_decay)
+        counted = self._counters.program(self._norm)
+        updates = (*method.update_passes, COUNT_LAYERS)
+        if exchange is None:
+            updates = (*method.sum_passes, *updates)
+        else:
+            launch.commit([bucket.program(method.sum_passes) for bucket in self._buckets], self._num_threads)
+            exchange()
+        programs = [bucket.program(updates) for bucket in self._buckets]
+        launch.commit(programs, self._num_threads, between, counted)
+        self._held = None
+
+    # -- what steps left -----------------------------------------------------------------------------------
 
     def counters(self) -> tuple[int, int]:
         """Return how many steps were applied and how many skipped."""
@@ -73,60 +174,18 @@ class CpuBackend(Backend):
         """Set what `counters` returns."""
         self._counters.reset(applied, skipped)
 
-    def stats(self, optimizer: Subject) -> dict[str, float]:
-        """Return the optimizer's statistics by name."""
+    def stats(self) -> dict[str, float]:
+        """Return statistics by name."""
         written = {
             id(bucket): (bucket.norms, bucket.updated, bucket.hyper[:, columns.ADAPT])
-            for bucket in self._cpu_buckets(optimizer)
+            for bucket in self._buckets
         }
-        return named_stats(optimizer._statistics, optimizer._placement, written, self._counters.grad_norm)
+        plan = self._plan
+        return named_stats(plan.method.statistics, plan.placement, written, self._counters.grad_norm)
 
-    def record(self, optimizer: Subject) -> CpuRecord:
+    def record(self) -> CpuRecord:
         """Return a copy of what the last step left."""
-        buckets: Any = optimizer._buckets
         if self._record_layout is None:
-            self._record_layout = RecordLayout(buckets, optimizer._placement, optimizer._statistics)
-        return CpuRecord(self._record_layout, buckets, self._counters, optimizer._gradients.found)
-
-    def _cpu_buckets(self, optimizer: Subject) -> list[CpuBucket]:
-        return [bucket for bucket in optimizer._buckets if isinstance(bucket, CpuBucket)]
-
-    def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
-        """Take a step and return whether it was applied."""
-        if stream is not None:
-            raise ValueError("stream is for arrays on a GPU; these parameters are NumPy arrays")
-        buckets = self._cpu_buckets(optimizer)
-        rates = self._values(optimizer, buckets, "lr")
-        decays = self._values(optimizer, buckets, "weight_decay")
-        held = optimizer._gradients.ordered(gradients)
-        # Schedules and what gives the gradients are the user's code; from here on none runs.
-        optimizer._gradients.update(held)
-        for bucket in buckets:
-            common = bucket.common_step()
-            # Corrected rates are multiplied where they stand, and decay outside the direction depends on the rate.
-            if bucket.corrects_rates or (rates, decays) != (bucket.written_rates, bucket.written_decays):
-                bucket.forget_written()
-                bucket.write_rates(np.array(rates)[bucket.group_of])
-                bucket.write_decays(np.array(decays)[bucket.group_of])
-                bucket.written_rates, bucket.written_decays = rates, decays
-            if optimizer._has_two_moments:
-                bucket.write_corrections(common)
-        passed, norm = phases.inspect(buckets, optimizer._nonfinite, optimizer._loss_scale, self._num_threads)
-        if passed:
-            phases.commit(buckets, optimizer._has_two_moments, self._counters, norm, self._num_threads)
-        else:
-            self._counters.skip()
-        del held
-        return passed
-
-    def _values(self, optimizer: Subject, buckets: Sequence[CpuBucket], key: str) -> list[float]:
-        applied = self._counters.applied
-        values = optimizer._groups.values(key, applied)
-        for bucket in buckets:
-            if max(values) > bucket.largest and max(values[k] for k in bucket.group_of) > bucket.largest:
-                index = max(bucket.group_of.tolist(), key=values.__getitem__)
-                raise ValueError(
-                    f"{key!r} of group {index} at step {applied} is {values[index]!r}, "
-                    f"more than the {bucket.dtype} of its parameters can hold"
-                )
-        return values
+            plan = self._plan
+            self._record_layout = RecordLayout(self._buckets, plan.placement, plan.method.statistics)
+        return CpuRecord(self._record_layout, self._buckets, self._counters, self._found)

@@ -1,12 +1,12 @@
-"""CpuPart: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
+"""CpuBucket: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.checks import check_step_count
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
@@ -15,6 +15,8 @@ from numba_lamb.kernels.cpu import passes
 from numba_lamb.kernels.cpu.program import Program, Work
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.arrays import address_of, aligned_zeros
+from numba_lamb.methods.checks import check_step_count
+from numba_lamb.methods.passes import Pass
 from numba_lamb.numerics import rules
 
 
@@ -23,10 +25,10 @@ class CpuBucket(Bucket):
 
     Parameters
     ----------
-    layout, dtype, parameters, decayed
-        As for `Part`.
+    layout, dtype, parameters
+        As for `Bucket`.
     state_names : sequence of str
-        One flat buffer is kept for each; they go to the address columns from `columns.FIRST` on.
+        One flat buffer is kept for each; they go to the address columns from `columns.EXP_AVG` on.
     """
 
     def __init__(
@@ -34,20 +36,19 @@ class CpuBucket(Bucket):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> None:
-        super().__init__(layout, dtype, parameters, decayed)
+        super().__init__(layout, dtype, parameters)
         count, chunks = len(self.layers), len(self.table.chunks)
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.bool_)
         # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
-        self._common = np.zeros(1, dtype=np.int64)
-        self.forget_written()
-        self._program: Program | None = None
-        self._program_of: tuple[bool, bool] | None = None
+        self.common = np.zeros(1, dtype=np.int64)
+        self._programs: dict[Any, Program] = {}
         self.sums = np.zeros((chunks, 2))
+        # What norms are made of: more than the own sums where layers lie in pieces.
+        self.all_sums, self.all_first_chunk = self.sums, self.table.first_chunk
         self.norms = np.zeros((count, columns.NORMS))
         self.scales = np.zeros((count, columns.SCALES), dtype=dtype)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)
@@ -77,16 +78,10 @@ class CpuBucket(Bucket):
             if own[name] is not array:
                 own[name][: len(array)] = array
         self._look_at_steps()
-        self.forget_written()
-
-    def forget_written(self) -> None:
-        """Have the next step write rates and decays anew."""
-        self.written_rates: list[float] | None = None
-        self.written_decays: list[float] | None = None
 
     def use_steps(self, steps: NDArray[Any]) -> None:
         """Have the layers' steps counted in an array of somebody else's."""
-        self.steps, self._program = steps, None
+        self.steps, self._programs = steps, {}
         self._look_at_steps()
 
     def common_step(self) -> int | None:
@@ -94,7 +89,7 @@ class CpuBucket(Bucket):
         if self.steps.dtype.kind == "f":
             # Somebody else's, who may have written to them.
             self._look_at_steps()
-        common = int(self._common[0])
+        common = int(self.common[0])
         return None if common < 0 else common
 
     def _look_at_steps(self) -> None:
@@ -103,7 +98,7 @@ class CpuBucket(Bucket):
         if not ((steps >= 0) & (steps <= LARGEST) & (steps == np.floor(steps))).all():
             for layer, count in zip(self.layers, steps.tolist(), strict=True):
                 check_step_count(layer.name, count)
-        self._common[0] = int(steps[0]) if (steps == steps[0]).all() else -1
+        self.common[0] = int(steps[0]) if (steps == steps[0]).all() else -1
 
     def refresh_flags(self) -> None:
         """Recompute what is derived from `hyper64`; call after writing to it."""
@@ -122,13 +117,25 @@ class CpuBucket(Bucket):
         self.rates[:] = rates
 
     def write_decays(self, decays: NDArray[np.float64]) -> None:
-        """Write each layer's weight decay, 0 where a filter exempts it. Call `write_rates` first."""
+        """Write each layer's weight decay, 0 where a filter exempts it, and whether it adapts.
+
+        Call `write_rates` first.
+        """
         decays = decays * self.hyper64[:, columns.DECAYED]
+        which = self.hyper64[:, columns.ADAPTS]
+        self.hyper[:, columns.ADAPT] = (which == rules.ALWAYS) | (
+            (which == rules.WHERE_DECAYED) & (decays != 0)
+        )
         if self.shrinks:
             outside = self.hyper64[:, columns.DECOUPLED] != 0
-            self.hyper[:, columns.SHRINK] = np.where(outside, 1.0 - self.rates * decays, 1.0)
+            self.hyper[:, columns.SHRINK] = np.where(outside, rules.decay_factor(self.rates, decays), 1.0)
             decays = np.where(outside, 0.0, decays)
         self.hyper[:, columns.DECAY] = decays
+
+    def write_factors(self, loss_scale: float) -> None:
+        """Write what gradients that are not clipped are multiplied by."""
+        factor = rules.gradient_factor(self.hyper64[:, columns.SIGN], 1.0, loss_scale)
+        self.hyper[:, columns.RESCALE] = factor
 
     def write_corrections(self, common: int | None) -> None:
         """Write the bias corrections of LAMB's layers for their next steps, and correct rates that ask for it.
@@ -162,40 +169,30 @@ class CpuBucket(Bucket):
         self.means = np.zeros(len(self.row_table), dtype=self.dtype)
         # What centralization multiplies each layer's gradient and weights by.
         self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)
-        self._program = None
+        self._programs = {}
 
-    def prepare_rows(self, has_two_moments: bool) -> None:
+    def prepare_rows(self, with_decay: bool) -> None:
         """Write what the row means of this step are made with, once gradients' factors are known."""
-        if len(self.row_table):
+        if self.has_rows:
             self.prepared[:, 0] = self.hyper[:, columns.RESCALE]
-            # LAMB centralizes the gradient itself, with no decay in it.
-            self.prepared[:, 1] = 0 if has_two_moments else self.hyper[:, columns.DECAY]
+            self.prepared[:, 1] = self.hyper[:, columns.DECAY] if with_decay else 0
 
-    def program(self, has_two_moments: bool) -> Program:
-        """Return a step of this bucket, to its counts: Lamb's layers have two moments, those of Lars one."""
-        key = has_two_moments, self.shrinks
-        if self._program is None or key != self._program_of:
-            self._program, self._program_of = Program(self._work(has_two_moments)), key
-        return self._program
+    def program(self, steps: tuple[Pass, ...]) -> Program:
+        """Return these passes over this bucket's layers; the last passes of a method count them."""
+        key = steps, *(getattr(self, one.when) for one in steps if one.when)
+        if key not in self._programs:
+            work = [self._work(one) for one in steps if not one.when or getattr(self, one.when)]
+            self._programs[key] = Program(work)
+        return self._programs[key]
 
-    def _work(self, has_two_moments: bool) -> list[Work]:
-        table, addresses, hyper = self.table, self.addresses, self.hyper
-        chunks = len(table.chunks)
-        work = []
-        if self.shrinks:
-            work.append(Work(passes.decay_weights, chunks, (addresses, hyper, table.sizes, table.chunks)))
-        if len(self.row_table):
-            arguments = (addresses, self.prepared, self.row_table, self.row_lengths, self.means)
-            work.append(Work(passes.row_means, chunks, arguments))
-        tables = (
-            *(addresses, hyper, self.hyper64, self.rates),
-            *(table.sizes, table.first_chunk, table.chunks, table.windows),
-            *(self.first_row, self.row_lengths, self.means),
-            *(self.sums, self.norms, self.scales),
+    def _work(self, one: Pass) -> Work:
+        """Return a pass with its arguments, which are tables of this bucket by their names."""
+        kernel = passes.KERNELS[one.kernel]
+        names = inspect.signature(kernel.serial).parameters
+        arguments = (
+            getattr(self, name) if hasattr(self, name) else getattr(self.table, name) for name in names
         )
-        work.append(Work(passes.lamb_step if has_two_moments else passes.lars_step, chunks, tables))
-        work.append(Work(passes.count_layers, 0, (addresses, self.steps, self.updated, self._common)))
-        return work
+        return Work(kernel, 0 if one.unit == "layer" else len(self.table.chunks), tuple(arguments))
 
 
 def _corrections(key: Sequence[Any]) -> tuple[float, float, float]:

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from numba_lamb.engine.complaint import complaint, require
 from numba_lamb.engine.cpu.bucket import CpuBucket
 from numba_lamb.kernels import columns
@@ -9,7 +11,41 @@ from numba_lamb.kernels.cpu import launch, passes
 from numba_lamb.numerics import rules
 
 
-def look_over(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int | None) -> None:
+def inspect(
+    buckets: Sequence[CpuBucket], nonfinite: str, loss_scale: float, num_threads: int | None
+) -> tuple[bool, float | None]:
+    """Look at the gradients as the buckets' columns ask for, and write what they are multiplied by.
+
+    Returns
+    -------
+    passed : bool
+        Whether the step may be taken. Raises instead if `nonfinite` is ``"raise"``.
+    norm : float or None
+        That of the gradients that are clipped, None if none is.
+    """
+    norm = None
+    if any(bucket.clips for bucket in buckets):
+        norm = _measure(buckets, loss_scale, num_threads)
+        for bucket in buckets:
+            _write_rescale(bucket, norm, loss_scale)
+    elif any(bucket.checks for bucket in buckets):
+        _look_over(buckets, loss_scale, num_threads)
+    if not any(bucket.checks for bucket in buckets):
+        return True, norm
+    watched = norm if any(bucket.checks and bucket.clips for bucket in buckets) else None
+    return _passed(buckets, watched, nonfinite), norm
+
+
+def _write_rescale(bucket: CpuBucket, norm: float, loss_scale: float) -> None:
+    limits = bucket.hyper64[:, columns.MAX_GRAD_NORM].tolist()
+    known = {limit: rules.clip_factor(norm, limit) if limit > 0 else 1.0 for limit in set(limits)}
+    factors = np.array([known[limit] for limit in limits])
+    bucket.hyper[:, columns.RESCALE] = rules.gradient_factor(
+        bucket.hyper64[:, columns.SIGN], factors, loss_scale
+    )
+
+
+def _look_over(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int | None) -> None:
     """Count the values that cannot be used, in layers where all must be."""
     for bucket in buckets:
         bucket.find_bounds(loss_scale)
@@ -18,8 +54,8 @@ def look_over(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int 
         _forgive(bucket)
 
 
-def measure(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int | None) -> float:
-    """Do `look_over` and return the norm of the gradients that are clipped, without the loss scale."""
+def _measure(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int | None) -> float:
+    """Do `_look_over` and return the norm of the gradients that are clipped, without the loss scale."""
     total = 0.0
     for bucket in buckets:
         bucket.find_bounds(loss_scale)
@@ -47,7 +83,7 @@ def _forgive(bucket: CpuBucket) -> None:
         bucket.nonfinite[~checked[bucket.table.chunks[:, 0]]] = 0
 
 
-def passed(buckets: Sequence[CpuBucket], norm: float | None, nonfinite: str) -> bool:
+def _passed(buckets: Sequence[CpuBucket], norm: float | None, nonfinite: str) -> bool:
     """Return whether gradients that were looked over, or have this norm, can be used; raise if so asked."""
     looked = [(bucket, bucket.nonfinite, bucket.squares) for bucket in buckets]
     if nonfinite == "raise":

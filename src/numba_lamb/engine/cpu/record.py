@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.engine.cpu.bucket import CpuBucket
-from numba_lamb.engine.cpu.phases import Counters
+from numba_lamb.engine.cpu.counters import Counters
 from numba_lamb.engine.records import Reading, Record, RecordLayout, least_limit
 from numba_lamb.kernels import columns
 

@@ -7,28 +7,28 @@ much they are clipped and how often the step was applied is decided and counted 
 import math
 import sys
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb._calls import run_in_order
 from numba_lamb.engine.complaint import require
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
 from numba_lamb.engine.cuda.record import CudaRecord
 from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
-from numba_lamb.engine.interface import Backend, Subject
+from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory import device
 from numba_lamb.memory.device_reader import DeviceReader
-from numba_lamb.memory.gradients import Reader
+from numba_lamb.memory.gradients import Held, Reader
 
 _LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
 """The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
@@ -39,6 +39,16 @@ _REASONS = {
     ),
     fields.STALE: "a graph was replayed that was captured before a parameter group was added or Lars took over",
 }
+
+
+class _Next(NamedTuple):
+    """A step that was prepared: its gradients, its stream and the usual one, and its kernels."""
+
+    held: Held
+    target: int
+    usual: int
+    capturing: bool
+    kernels: list[tuple[CudaBucket, str]]
 
 
 class CudaBackend(Backend):
@@ -56,6 +66,8 @@ class CudaBackend(Backend):
 
     nonfinite = "skip"
     waits = True
+    _plan: Plan
+    _next: _Next
 
     def __init__(self, index: int, library: str | None, capture_steps: int | None) -> None:
         if capture_steps is not None and (
@@ -76,10 +88,6 @@ class CudaBackend(Backend):
         self._started = [0, 0]
         # What captured graphs may still read and write.
         self._kept: list[Any] = []
-        self.grad_scale = 0
-        """The address of a float32 value on the device that gradients were multiplied by, 0 for none."""
-        self.found_inf = 0
-        """The address of a float32 value on the device that is not 0 where a step must be left out, 0 for none."""
         with self._device.current():
             self._last = device.Event(self._device)
             self._control = self._device.zeros(fields.CONTROLS * 8)
@@ -104,7 +112,6 @@ class CudaBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
@@ -117,7 +124,7 @@ class CudaBackend(Backend):
         # Validate before anything is modified.
         self._rates.rehearse()
         with self._device.current():
-            return CudaBucket(layout, dtype, parameters, decayed, state_names, self._device)
+            return CudaBucket(layout, dtype, parameters, state_names, self._device)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values, after waiting for the device."""
@@ -136,56 +143,59 @@ class CudaBackend(Backend):
             self._device.finish()
             self._device.write(address, values)
 
-    def placed(self, optimizer: Subject) -> None:
+    def place(self, plan: Plan) -> None:
         """Make the rates' tables, load kernels, tell the buckets what never changes, and wait for all of it."""
-        buckets = [bucket for bucket in optimizer._buckets if isinstance(bucket, CudaBucket)]
+        buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CudaBucket)]
         with self._device.current():
             # Nothing is under way after this, so that what is replaced can be given back.
             generation = self._progress.begin_generation()
             self._held.clear()
             if self._progress.replayed:
                 self._kept.append((self._buckets, self._rates.mirror, self._rates.table))
-            self._buckets = buckets
+            self._plan, self._buckets = plan, buckets
             self._record_layout: RecordLayout | None = None
-            groups = range(len(optimizer._groups.dicts))
-            self._rates.place(optimizer._groups, [_largest_in(buckets, group) for group in groups])
+            groups = range(len(plan.groups.dicts))
+            self._rates.place(plan.groups, [_largest_in(buckets, group) for group in groups])
+            for bucket, counts in zip(buckets, plan.counts or (), strict=False):
+                bucket.use_steps(counts)
             for bucket in buckets:
                 args = bucket.args
-                args[fields.GROUPS], args[fields.RATE_TABLE] = (
-                    self._rates.mirror.address,
-                    self._rates.table.address,
-                )
+                args[fields.GROUPS] = self._rates.mirror.address
+                args[fields.RATE_TABLE] = self._rates.table.address
                 args[fields.CONTROL], args[fields.GRAD_CLIP] = self._control.address, self._clip.address
                 args[fields.GROUP_COUNT] = len(groups)
                 args[fields.TABLE_STEPS], args[fields.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
-                args[fields.TWO_MOMENTS] = optimizer._has_two_moments
+                args[fields.CORRECTS] = plan.method.needs_steps
                 args[fields.LAST_BUCKET] = bucket is buckets[-1]
                 args[fields.GENERATION] = generation
-                bucket.adapts = bool(bucket.hyper[:, columns.ADAPT].any())
-            for bucket, name in self._prepare(optimizer, capturing=False):
+            for bucket, name in self._tell(capturing=False):
                 bucket.load(name)
             self._device.finish()
 
     # -- the step ------------------------------------------------------------------------------------------
 
-    def step(self, optimizer: Subject, gradients: Any, stream: object) -> bool:
-        """Queue a step and return whether it was: always, unless something was refused."""
+    def prepare(self, read: Callable[[], Held], stream: object = None) -> bool:
+        """Refuse what can be refused, and note what is to be queued: always, because only the device can tell."""
         usual = device.current_stream(self._library, self._device.index)
         target = usual if stream is None else device.stream_address(stream)
         with self._device.current():
             capturing = self._device.is_capturing(target)
-            if capturing and optimizer._nonfinite == "raise":
+            if capturing and self._plan.nonfinite == "raise":
                 raise RuntimeError('a step with nonfinite="raise" waits for the GPU and cannot be captured')
             self._rates.evaluate(capturing)
-            held = optimizer._gradients.ordered(gradients)
             if self._is_looking:
                 # A step was interrupted before its last kernel, which lowers the flags.
                 self._lower_flags()
             # Schedules and what gives the gradients are the user's code; from here on none runs.
-            optimizer._gradients.update(held)
-            kernels = self._prepare(optimizer, capturing)
-            # What can be refused was refused; from here on work is queued.
-            self._order(optimizer._gradients.producers(held), target, capturing)
+            held = read()
+            self._next = _Next(held, target, usual, capturing, self._tell(capturing))
+        return True
+
+    def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
+        """Queue the step that was prepared, and what is `between` behind it."""
+        held, target, usual, capturing, kernels = self._next
+        with self._device.current():
+            self._order(held.producers, target, capturing)
             self._rates.send(target, capturing)
             for bucket in self._buckets:
                 if capturing:
@@ -194,52 +204,47 @@ class CudaBackend(Backend):
                 if self._progress.replayed:
                     bucket.mirror.forget()
                 bucket.mirror.send(target)
-            self._queue(optimizer, kernels, target, capturing)
+            self._queue(kernels, target, capturing)
             if capturing:
                 self._progress.replayed = True
-                return True
-            self._progress.queued(target)
-            self._mark(target)
-            self._hold(held, target, usual)
-        return True
+            else:
+                self._progress.queued(target)
+                self._mark(target)
+                self._hold(held.arrays, target, usual)
+        run_in_order(between)
 
-    def _prepare(self, optimizer: Subject, capturing: bool) -> list[tuple[CudaBucket, str]]:
+    def _tell(self, capturing: bool) -> list[tuple[CudaBucket, str]]:
         """Tell the buckets what the next step is like, and return its kernels, loaded, in order."""
+        plan = self._plan
         clips = any(bucket.clips for bucket in self._buckets)
         for bucket in self._buckets:
             if not bucket.rows_are_placed:
                 _refuse_to_capture(capturing, "'grad_centralization' of a group")
                 bucket.place_rows()
-            bucket.constants[fields.LOSS_SCALE] = optimizer._loss_scale
+            bucket.constants[fields.LOSS_SCALE] = plan.loss_scale
             bucket.inspect_gradients(clips)
-            bucket.args[fields.GRAD_SCALE], bucket.args[fields.FOUND_INF] = self.grad_scale, self.found_inf
-        kernels = self._kernels(optimizer)
+            bucket.args[fields.GRAD_SCALE], bucket.args[fields.FOUND_INF] = plan.grad_scale, plan.found_inf
+        kernels = self._kernels()
         for bucket, name in kernels:
             if bucket.lacks(name):
                 _refuse_to_capture(capturing, "max_grad_norm, or another option,")
             bucket.load(name)
         return kernels
 
-    def _kernels(self, optimizer: Subject) -> list[tuple[CudaBucket, str]]:
+    def _kernels(self) -> list[tuple[CudaBucket, str]]:
         kernels = [(bucket, "open_step") for bucket in self._buckets]
         for name in ("gradient_squares", "clip_gradients"):
             kernels += [(bucket, name) for bucket in self._buckets if bucket.clips]
-        if self.grad_scale or any(bucket.clips for bucket in self._buckets):
+        if self._plan.grad_scale or any(bucket.clips for bucket in self._buckets):
             kernels += [(bucket, "scale_gradients") for bucket in self._buckets]
+        method = self._plan.method
         for bucket in self._buckets:
-            if bucket.shrinks:
-                kernels.append((bucket, "decay_weights"))
-            if len(bucket.row_table):
-                kernels.append((bucket, "row_means"))
-            if optimizer._has_two_moments:
-                kernels += [(bucket, "lamb_advance"), (bucket, "lamb_ratio"), (bucket, "lamb_descend")]
-            else:
-                if bucket.adapts:
-                    kernels.append((bucket, "lars_sums"))
-                kernels += [(bucket, "lars_ratio"), (bucket, "lars_update")]
+            for one in (*method.sum_passes, *method.update_passes):
+                if not one.when or getattr(bucket, one.when):
+                    kernels.append((bucket, one.kernel))
         return kernels
 
-    def _order(self, producers: set[int], target: int, capturing: bool) -> None:
+    def _order(self, producers: Collection[int], target: int, capturing: bool) -> None:
         """Have `target` wait for the step before this one, and for the streams that make its gradients."""
         if not capturing:
             self._follow(target)
@@ -262,12 +267,10 @@ class CudaBackend(Backend):
         if stream != device.LEGACY_STREAM:
             self._last.record(stream)
 
-    def _queue(
-        self, optimizer: Subject, kernels: Sequence[tuple[CudaBucket, str]], stream: int, capturing: bool
-    ) -> None:
+    def _queue(self, kernels: Sequence[tuple[CudaBucket, str]], stream: int, capturing: bool) -> None:
         calls = [bucket.on(stream, name) for bucket, name in kernels]
         looking = 0
-        if optimizer._nonfinite == "raise":
+        if self._plan.nonfinite == "raise":
             looking = sum(name in _LOOKING for _, name in kernels)
             self._is_looking = True
             device.launch(calls[:looking])
@@ -309,8 +312,8 @@ class CudaBackend(Backend):
     def _is_left_out(self) -> bool:
         """Return whether a loss scaler leaves this step out, about which nothing is raised."""
         found = np.zeros(1, dtype=np.float32)
-        if self.found_inf:
-            self._device.read(self.found_inf, found)
+        if self._plan.found_inf:
+            self._device.read(self._plan.found_inf, found)
         return bool(found[0] != 0)
 
     def _hold(self, gradients: Sequence[Any], stream: int, usual: int) -> None:
@@ -358,15 +361,17 @@ class CudaBackend(Backend):
         control = self._read_control()
         return int(control[fields.REFUSED]), _reasons(int(control[fields.REASONS]))
 
-    def stats(self, optimizer: Subject) -> Mapping[str, float]:
-        """Return the optimizer's statistics by name; they are waited for when the first is read."""
+    def stats(self) -> Mapping[str, float]:
+        """Return statistics by name; they are waited for when the first is read."""
         snapshots, _ = self._copies("stats()", counts=False)
-        return LazyStats(optimizer, self._buckets, snapshots)
+        return LazyStats(self._plan, self._buckets, snapshots)
 
-    def record(self, optimizer: Subject) -> CudaRecord:
+    def record(self) -> CudaRecord:
         """Return copies of what the last step left, which are queued behind it and waited for when read."""
         if self._record_layout is None:
-            self._record_layout = RecordLayout(self._buckets, optimizer._placement, optimizer._statistics)
+            self._record_layout = RecordLayout(
+                self._buckets, self._plan.placement, self._plan.method.statistics
+            )
         snapshots, control = self._copies("record()", counts=True)
         return CudaRecord(self._record_layout, self._buckets, self._started, [*snapshots, *control])
 

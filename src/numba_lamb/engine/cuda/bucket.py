@@ -1,4 +1,4 @@
-"""CudaPart: the layers of one dtype whose arrays live on a GPU, with their tables and state there."""
+"""CudaBucket: the layers of one dtype whose arrays live on a GPU, with their tables and state there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,12 +8,17 @@ from numpy.typing import NDArray
 
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.cuda.transfers import Block, Mirror, Snapshot, Snapshots, block_of
+from numba_lamb.engine.interface import Written
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import build, fields
 from numba_lamb.kernels.cuda.passes import KERNELS
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.device import Buffer, Device, Launch
+from numba_lamb.methods.table import UNITS
+
+ADAPTED = 2
+"""The mark of a layer that was updated with a trust ratio; 1 is that of one without."""
 
 
 class CudaBucket(Bucket):
@@ -28,14 +33,11 @@ class CudaBucket(Bucket):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
-        decayed: Sequence[bool],
         state_names: Sequence[str],
         device: Device,
     ) -> None:
-        super().__init__(layout, dtype, parameters, decayed)
+        super().__init__(layout, dtype, parameters)
         self.device = device
-        self.adapts = True
-        """Whether any layer has a trust ratio."""
         count, chunks = len(self.layers), len(self.table.chunks)
         self.told = Block(
             {
@@ -125,13 +127,12 @@ class CudaBucket(Bucket):
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`; `place_rows` gives them a place."""
         super().centralize(groups)
-        self._centralized = tuple(groups)
         self.rows_are_placed = False
         """Whether kernels know of the rows as they are now."""
 
     def place_rows(self) -> None:
         """Put the tables of row means on the device, with space for the means."""
-        if self._centralized not in self._rows_memory:
+        if self.centralized not in self._rows_memory:
             block = block_of(
                 {
                     "first_row": self.first_row,
@@ -140,8 +141,8 @@ class CudaBucket(Bucket):
                     "means": np.zeros(len(self.row_table), dtype=self.dtype),
                 }
             )
-            self._rows_memory[self._centralized] = block, self._sent(block)
-        block, buffer = self._rows_memory[self._centralized]
+            self._rows_memory[self.centralized] = block, self._sent(block)
+        block, buffer = self._rows_memory[self.centralized]
         self.args[fields.ROW_COUNT] = len(self.row_table)
         for field, name in (
             (fields.FIRST_ROW, "first_row"),
@@ -193,10 +194,9 @@ class CudaBucket(Bucket):
             "gradient_squares": layers,
             "clip_gradients": 1,
             "scale_gradients": -(-layers // 32),
-            "row_means": len(self.row_table),
-            "lamb_ratio": layers,
-            "lars_ratio": layers,
-        }.get(name, chunks)
+        }.get(name)
+        if warps is None:
+            warps = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
         told = self.mirror.address
         return Launch(function, warps, told + self.told.offsets["args"], told + self.told.offsets["hyper"])
 
@@ -206,12 +206,13 @@ class CudaBucket(Bucket):
         """Queue a copy of what `written_in` takes apart."""
         return self._snapshots.take(stream)
 
-    def written_in(self, memory: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[Any]]:
-        """Return the norms and the marks of updated layers in a snapshot."""
+    def written_in(self, memory: NDArray[np.uint8]) -> Written:
+        """Return each layer's norms, whether it was updated, and whether it adapted then, in a snapshot."""
         forms = self._work.tables
         block = Block({name: (forms[name].shape, forms[name].dtype) for name in ("norms", "updated")})
         block.memory[:] = memory
-        return block.tables["norms"], block.tables["updated"]
+        marks = block.tables["updated"]
+        return block.tables["norms"], marks != 0, marks == ADAPTED
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one of the tables that kernels write, as all work so far leaves it."""

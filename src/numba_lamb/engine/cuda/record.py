@@ -16,13 +16,13 @@ class CudaRecord(Record):
     ----------
     placement, started
         As for `Record`.
-    buckets : sequence of CudaPart
+    buckets : sequence of CudaBucket
         Whose tables they are.
     snapshots : sequence of Snapshot
         What each bucket wrote, then what the clip did, and last the counts.
     """
 
-    __slots__ = ("_adapts", "_buckets", "_given", "_read", "_snapshots")
+    __slots__ = ("_buckets", "_given", "_read", "_snapshots")
 
     def __init__(
         self,
@@ -35,7 +35,6 @@ class CudaRecord(Record):
         self._buckets, self._snapshots = buckets, snapshots
         # The host's own tables, as they are for the step that was queued last.
         self._given = [bucket.addresses[:, columns.GRADIENT] != 0 for bucket in buckets]
-        self._adapts = [bucket.hyper[:, columns.ADAPT] != 0 for bucket in buckets]
         self._read: Reading | None = None
 
     @property
@@ -52,18 +51,18 @@ class CudaRecord(Record):
         if self._read is None:
             assert self.placement is not None
             ordered = self.placement.ordered
-            *of_parts, clip, control = [snapshot.read() for snapshot in self._snapshots]
-            norms = [
-                bucket.written_in(memory)[0] for bucket, memory in zip(self._buckets, of_parts, strict=True)
+            *of_buckets, clip, control = [snapshot.read() for snapshot in self._snapshots]
+            written = [
+                bucket.written_in(memory) for bucket, memory in zip(self._buckets, of_buckets, strict=True)
             ]
             self._read = Reading(
                 int(control[fields.APPLIED]),
                 int(control[fields.SKIPPED]),
                 float(clip[fields.CLIP_NORM]) if clip[fields.CLIPPED] else None,
-                ordered(norms),
+                ordered([norms for norms, _, _ in written]),
                 ordered(self._given),
-                ordered(self._adapts),
+                ordered([adapts for _, _, adapts in written]),
             )
             # The rest would keep the optimizer's memory.
-            self._buckets, self._snapshots, self._given, self._adapts = (), (), [], []
+            self._buckets, self._snapshots, self._given = (), (), []
         return self._read

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.transfers import Snapshot
-from numba_lamb.engine.interface import Subject, named_stats
-from numba_lamb.kernels import columns
+from numba_lamb.engine.interface import Plan, named_stats
 from numba_lamb.kernels.cuda import fields
 
 
@@ -14,30 +13,27 @@ class LazyStats(Mapping[str, float]):
 
     Parameters
     ----------
-    optimizer : Subject
+    plan : Plan
         Whose they are. What it is now decides their names, whatever becomes of it.
-    buckets : sequence of CudaPart
+    buckets : sequence of CudaBucket
         Its buckets.
     snapshots : sequence of Snapshot
         What each bucket wrote, and last what the clip did.
     """
 
-    def __init__(
-        self, optimizer: Subject, buckets: Sequence[CudaBucket], snapshots: Sequence[Snapshot]
-    ) -> None:
+    def __init__(self, plan: Plan, buckets: Sequence[CudaBucket], snapshots: Sequence[Snapshot]) -> None:
         self._buckets = buckets
         self._snapshots = snapshots
-        self._placement = optimizer._placement
-        self._statistics = optimizer._statistics
-        self._adapted = {id(bucket): bucket.hyper[:, columns.ADAPT] != 0 for bucket in buckets}
+        self._placement = plan.placement
+        self._statistics = plan.method.statistics
         self._found: dict[str, float] | None = None
 
     def _values(self) -> dict[str, float]:
         if self._found is None:
-            *of_parts, clip = [snapshot.read() for snapshot in self._snapshots]
+            *of_buckets, clip = [snapshot.read() for snapshot in self._snapshots]
             written = {
-                id(bucket): (*bucket.written_in(memory), self._adapted[id(bucket)])
-                for bucket, memory in zip(self._buckets, of_parts, strict=True)
+                id(bucket): bucket.written_in(memory)
+                for bucket, memory in zip(self._buckets, of_buckets, strict=True)
             }
             grad_norm = float(clip[fields.CLIP_NORM]) if clip[fields.CLIPPED] else None
             self._found = named_stats(self._statistics, self._placement, written, grad_norm)

@@ -96,7 +96,7 @@ def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: 
 
 
 @cpu_function
-def lamb_advance(
+def advance_chunk(
     chunk: Any,
     addresses: Any,
     hyper: Any,
@@ -130,7 +130,7 @@ def lamb_advance(
 
 
 @cpu_function
-def lamb_ratio(
+def lamb_layer(
     layer: Any,
     addresses: Any,
     hyper: Any,
@@ -159,7 +159,7 @@ def lamb_ratio(
 
 
 @cpu_function
-def lamb_descend(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
+def descend_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
     """Recompute u over one chunk and take ``w <- w - scale*u``: 16 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
@@ -184,7 +184,7 @@ def lamb_descend(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any
 
 
 @cpu_function
-def lars_sums(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def sum_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, sums: Any) -> None:
     """Put the sums of w^2 and of the rescaled g^2 over one chunk into `sums`: 8 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
@@ -210,7 +210,7 @@ def lars_sums(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, s
 
 
 @cpu_function
-def lars_ratio(
+def lars_layer(
     layer: Any,
     addresses: Any,
     hyper: Any,
@@ -262,7 +262,7 @@ def momentum_update(
 
 
 @cpu_function
-def lars_update(
+def update_chunk(
     chunk: Any,
     addresses: Any,
     hyper: Any,

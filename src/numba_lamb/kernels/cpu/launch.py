@@ -17,8 +17,9 @@ from typing import Any
 
 import numba
 
+from numba_lamb._calls import run_in_order
 from numba_lamb._compile import Kernel
-from numba_lamb.kernels.cpu.program import PARALLEL_FROM, Program, run_in_order
+from numba_lamb.kernels.cpu.program import PARALLEL_FROM, Program
 from numba_lamb.kernels.cpu.threading_layer import exchange_threads, layer_name, threads_are_safe
 from numba_lamb.kernels.cpu.threads import default_threads
 
@@ -97,9 +98,9 @@ def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -
 
 def commit(
     programs: Sequence[Program],
-    between: Sequence[Callable[[], Any]],
-    last: Program,
     num_threads: int | None,
+    between: Sequence[Callable[[], Any]] = (),
+    last: Program | None = None,
 ) -> None:
     """Run programs, what is `between` and the `last` one: all or, if this is interrupted at any time, nothing.
 
@@ -109,7 +110,7 @@ def commit(
     calls = [
         *chain.from_iterable(program.bound(threads > 1) for program in programs),
         *between,
-        *last.bound(False),
+        *(() if last is None else last.bound(False)),
     ]
     if threads == 1:
         run_in_order(calls)

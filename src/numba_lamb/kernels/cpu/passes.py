@@ -1,7 +1,6 @@
 """The CPU kernels: chunk functions run over all chunks with ``prange``.
 
-Layers are taken a window at a time, so that the second pass over small ones reads from the cache; a window
-is a run of whole layers (`numba_lamb.layout.WINDOW`). Neither windows nor threads can change a bit.
+A kernel's arguments are the tables of a bucket by their names. Threads cannot change a bit.
 
 Whether subnormal numbers are flushed to zero is a mode of each thread, so every loop that computes sets it to
 IEEE 754's and puts it back.
@@ -13,16 +12,16 @@ from typing import Any
 import numpy as np
 from numba import prange
 
-from numba_lamb._compile import cpu_kernel
+from numba_lamb._compile import Kernel, cpu_kernel
 from numba_lamb.kernels.columns import ADAPT, APPLIED, GRADIENT, MAX_GRAD_NORM, WEIGHTS
 from numba_lamb.kernels.cpu.chunks import (
-    lamb_advance,
-    lamb_descend,
-    lamb_ratio,
-    lars_ratio,
-    lars_sums,
-    lars_update,
+    advance_chunk,
+    descend_chunk,
+    lamb_layer,
+    lars_layer,
     shrink_weights,
+    sum_chunk,
+    update_chunk,
 )
 from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to
 from numba_lamb.kernels.cpu.sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
@@ -105,75 +104,93 @@ def decay_weights(addresses: Any, hyper: Any, sizes: Any, chunks: Any) -> None:
 
 
 @cpu_kernel
-def lamb_step(
+def lamb_advance(
     addresses: Any,
     hyper: Any,
-    hyper64: Any,
-    rates: Any,
     sizes: Any,
-    first_chunk: Any,
     chunks: Any,
-    windows: Any,
     first_row: Any,
     row_lengths: Any,
     means: Any,
     sums: Any,
-    norms: Any,
-    scales: Any,
 ) -> None:
-    """Take one LAMB step on every layer that has a gradient: 40 bytes per float32 parameter."""
-    for window in range(windows.shape[0] - 1):
-        begin, end = windows[window], windows[window + 1]
-        for chunk in prange(first_chunk[begin], first_chunk[end]):
-            mode = enter_ieee()
-            lamb_advance(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, sums)
-            leave_ieee(mode)
+    """Advance LAMB's moments and add up squares: 24 bytes per float32 parameter."""
+    for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        for layer in range(begin, end):
-            lamb_ratio(layer, addresses, hyper, hyper64, rates, first_chunk, sums, norms, scales)
+        advance_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, sums)
         leave_ieee(mode)
-        for chunk in prange(first_chunk[begin], first_chunk[end]):
-            mode = enter_ieee()
-            lamb_descend(chunk, addresses, hyper, sizes, chunks, scales)
-            leave_ieee(mode)
 
 
 @cpu_kernel
-def lars_step(
+def lamb_ratio(
     addresses: Any,
     hyper: Any,
     hyper64: Any,
     rates: Any,
-    sizes: Any,
-    first_chunk: Any,
-    chunks: Any,
-    windows: Any,
-    first_row: Any,
-    row_lengths: Any,
-    means: Any,
-    sums: Any,
+    all_first_chunk: Any,
+    all_sums: Any,
     norms: Any,
     scales: Any,
 ) -> None:
-    """Take one LARS step: 28 bytes per float32 parameter of a layer that adapts, 20 of one that does not."""
-    for window in range(windows.shape[0] - 1):
-        begin, end = windows[window], windows[window + 1]
-        adapted = False
-        for layer in range(begin, end):
-            adapted = adapted or hyper[layer, ADAPT] != 0
-        if adapted:
-            for chunk in prange(first_chunk[begin], first_chunk[end]):
-                mode = enter_ieee()
-                lars_sums(chunk, addresses, hyper, sizes, chunks, sums)
-                leave_ieee(mode)
+    """Finish each layer's norms and ratio."""
+    mode = enter_ieee()
+    for layer in range(norms.shape[0]):
+        lamb_layer(layer, addresses, hyper, hyper64, rates, all_first_chunk, all_sums, norms, scales)
+    leave_ieee(mode)
+
+
+@cpu_kernel
+def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
+    """Make LAMB's update anew and apply it: 16 bytes per float32 parameter."""
+    for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        for layer in range(begin, end):
-            lars_ratio(layer, addresses, hyper, hyper64, rates, first_chunk, sums, norms, scales)
+        descend_chunk(chunk, addresses, hyper, sizes, chunks, scales)
         leave_ieee(mode)
-        for chunk in prange(first_chunk[begin], first_chunk[end]):
-            mode = enter_ieee()
-            lars_update(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales)
-            leave_ieee(mode)
+
+
+@cpu_kernel
+def lars_sums(addresses: Any, hyper: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+    """Add up the squares of weights and gradients in layers that adapt: 8 bytes per float32 parameter."""
+    for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
+        sum_chunk(chunk, addresses, hyper, sizes, chunks, sums)
+        leave_ieee(mode)
+
+
+@cpu_kernel
+def lars_ratio(
+    addresses: Any,
+    hyper: Any,
+    hyper64: Any,
+    rates: Any,
+    all_first_chunk: Any,
+    all_sums: Any,
+    norms: Any,
+    scales: Any,
+) -> None:
+    """Finish each layer's norms and ratio, 1 where it does not adapt."""
+    mode = enter_ieee()
+    for layer in range(norms.shape[0]):
+        lars_layer(layer, addresses, hyper, hyper64, rates, all_first_chunk, all_sums, norms, scales)
+    leave_ieee(mode)
+
+
+@cpu_kernel
+def lars_update(
+    addresses: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    first_row: Any,
+    row_lengths: Any,
+    means: Any,
+    scales: Any,
+) -> None:
+    """Take the momentum step: 20 bytes per float32 parameter."""
+    for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
+        update_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales)
+        leave_ieee(mode)
 
 
 @cpu_kernel
@@ -194,3 +211,20 @@ def count_step(counts: Any, norm: Any, shown: Any) -> None:
     counts[APPLIED] += 1
     for k in range(shown.shape[0]):
         shown[k] = norm[k]
+
+
+KERNELS: dict[str, Kernel] = {
+    kernel.serial.__name__: kernel
+    for kernel in (
+        decay_weights,
+        row_means,
+        lamb_advance,
+        lamb_ratio,
+        lamb_descend,
+        lars_sums,
+        lars_ratio,
+        lars_update,
+        count_layers,
+    )
+}
+"""The kernels of a step by name."""

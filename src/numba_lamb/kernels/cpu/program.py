@@ -4,10 +4,8 @@ Python looks for signals between its own instructions. Between the kernels of a 
 KeyboardInterrupt comes before the first of them or after the last.
 """
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from operator import call
 from typing import Any, NamedTuple
 
 from numba import typeof
@@ -42,7 +40,7 @@ class Program:
     def __init__(self, work: Sequence[Work]) -> None:
         self._work = tuple(work)
         self._bound: dict[bool, list[Callable[[], Any]]] = {}
-        self.chunks = max(each.chunks for each in work)
+        self.chunks = max((each.chunks for each in work), default=0)
         """The most that any of it has to do."""
 
     def bound(self, threaded: bool) -> list[Callable[[], Any]]:
@@ -50,8 +48,3 @@ class Program:
         if threaded not in self._bound:
             self._bound[threaded] = [each.bound(threaded) for each in self._work]
         return self._bound[threaded]
-
-
-def run_in_order(calls: Iterable[Callable[[], Any]]) -> None:
-    """Call one after another, with no Python instruction in between."""
-    deque(map(call, calls), maxlen=0)

@@ -44,8 +44,8 @@
     GROUP_COUNT,
     TABLE_STEPS,
     TABLE_REPEATS,
-    # Whether layers have two moments, and so bias corrections and decoupled decay.
-    TWO_MOMENTS,
+    # Whether moments are corrected by the step count.
+    CORRECTS,
     # Whether any bucket clips, and whether this one has layers that are clipped and layers that must be finite.
     CLIPS,
     WATCHES,

@@ -8,7 +8,7 @@ import numpy as np
 from numba_lamb._compile import cuda_function
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
-from numba_lamb.kernels.cuda.intrinsics import cast_like, load_rows, multiply, pointer_to, zero_like
+from numba_lamb.kernels.cuda.intrinsics import cast_like, load_rows, pointer_to, zero_like
 from numba_lamb.kernels.cuda.warp import (
     QUAD,
     WARP,
@@ -38,21 +38,21 @@ from numba_lamb.layout import CHUNK, LANES
 
 
 @cuda_function
-def refresh_flags(args: Any, layer: Any) -> None:
+def latch_verdict(args: Any, layer: Any) -> None:
     """Latch the skip verdict for the last kernel, which clears the flags it is made of."""
     if layer == 0 and this_lane() == 0:
         longs(args, fields.CONTROL)[fields.STOPPED] = is_stopped(args)
 
 
 @cuda_function
-def count_step(args: Any, layer: Any) -> None:
-    """Count a step of a layer that had a gradient."""
+def count_step(args: Any, hyper: Any, layer: Any) -> None:
+    """Count a step of a layer that had a gradient; mark it with 1, or 2 if it adapts."""
     owned = args[fields.OWNED_STEPS]
     if owned != 0:
         pointer_to(owned, np.float32(0))[layer] += np.float32(1)
     else:
         longs(args, fields.STEPS)[layer] += 1
-    longs(args, fields.UPDATED)[layer] = 1
+    longs(args, fields.UPDATED)[layer] = 2 if hyper[layer * columns.HYPER + columns.ADAPT] != 0 else 1
 
 
 @cuda_function
@@ -124,9 +124,10 @@ def open_layer(args: Any, hyper: Any, layer: Any) -> None:
     rate = group_value(args, layer, fields.LEARNING_RATE)
     decay = group_value(args, layer, fields.WEIGHT_DECAY) * hyper64_of(args, layer, columns.DECAYED)
     outside = hyper64_of(args, layer, columns.DECOUPLED) != 0
-    hyper[row + columns.SHRINK] = 1.0 - multiply(rate, decay) if outside else 1.0
+    hyper[row + columns.SHRINK] = rules.decay_factor(rate, decay) if outside else 1.0
     hyper[row + columns.DECAY] = 0.0 if outside else decay
-    if args[fields.TWO_MOMENTS] != 0:
+    hyper[row + columns.ADAPT] = 1.0 if rules.adapts(hyper64_of(args, layer, columns.ADAPTS), decay) else 0.0
+    if args[fields.CORRECTS] != 0:
         step = next_step(args, layer)
         beta1, beta2 = hyper64_of(args, layer, columns.BETA1_64), hyper64_of(args, layer, columns.BETA2_64)
         corrected = hyper64_of(args, layer, columns.BIAS_CORRECTION) != 0
@@ -242,7 +243,7 @@ def scale_gradients(args: Any, hyper: Any) -> None:
         limit = hyper64_of(args, layer, columns.MAX_GRAD_NORM)
         factor = rules.clip_factor(norm, limit) if limit > 0 else 1.0
         sign = hyper64_of(args, layer, columns.SIGN)
-        hyper[layer * columns.HYPER + columns.RESCALE] = sign * (factor / loss_scale)
+        hyper[layer * columns.HYPER + columns.RESCALE] = rules.gradient_factor(sign, factor, loss_scale)
 
 
 # -- before the update: decay outside the direction, centralization ------------------------------------------
@@ -280,7 +281,7 @@ def row_means(args: Any, hyper: Any) -> None:
             zero = zero_like(hyper)
             scalar = layer * columns.HYPER
             # LAMB centralizes the gradient itself, with no decay in it.
-            decay = zero if args[fields.TWO_MOMENTS] != 0 else hyper[scalar + columns.DECAY]
+            decay = zero if args[fields.CORRECTS] != 0 else hyper[scalar + columns.DECAY]
             length = longs(args, fields.ROW_LENGTHS)[layer]
             g, w = pointer_to(gradient, zero), pointer_to(address_of(args, layer, columns.WEIGHTS), zero)
             last = (number + 1) * length

@@ -25,8 +25,8 @@ from numba_lamb.kernels.cuda.frame import (
     count_step,
     decay_weights,
     gradient_squares,
+    latch_verdict,
     open_step,
-    refresh_flags,
     row_means,
     scale_gradients,
 )
@@ -124,7 +124,7 @@ def lamb_ratio(args: Any, hyper: Any) -> None:
     layer = this_warp()
     if layer >= args[fields.LAYERS]:
         return
-    refresh_flags(args, layer)
+    latch_verdict(args, layer)
     if is_stopped(args) or address_of(args, layer, columns.GRADIENT) == 0:
         return
     first, last = longs(args, fields.FIRST_CHUNK)[layer], longs(args, fields.FIRST_CHUNK)[layer + 1]
@@ -148,7 +148,7 @@ def lamb_ratio(args: Any, hyper: Any) -> None:
         norms[layer * columns.NORMS + columns.RATIO] = ratio
         scale = doubles(args, fields.RATES)[layer] * ratio
         values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND] = scale
-        count_step(args, layer)
+        count_step(args, hyper, layer)
 
 
 def lamb_descend(args: Any, hyper: Any) -> None:
@@ -221,7 +221,7 @@ def lars_ratio(args: Any, hyper: Any) -> None:
     layer = this_warp()
     if layer >= args[fields.LAYERS]:
         return
-    refresh_flags(args, layer)
+    latch_verdict(args, layer)
     if is_stopped(args) or address_of(args, layer, columns.GRADIENT) == 0:
         return
     row = layer * columns.HYPER
@@ -249,7 +249,7 @@ def lars_ratio(args: Any, hyper: Any) -> None:
         inside = hyper64_of(args, layer, columns.RATE_INSIDE) != 0
         scales[layer * columns.SCALES + columns.ADVANCE] = rate * ratio if inside else ratio
         scales[layer * columns.SCALES + columns.DESCEND] = 1.0 if inside else rate
-        count_step(args, layer)
+        count_step(args, hyper, layer)
 
 
 def lars_update(args: Any, hyper: Any) -> None:

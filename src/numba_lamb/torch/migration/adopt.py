@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
+from numba_lamb.methods.options import FILTERS
 from numba_lamb.torch.migration import sources
-from numba_lamb.torch.migration.options import FILTERS, GROUP_OPTIONS, Context, group_options
+from numba_lamb.torch.migration.options import GROUP_OPTIONS, Context, group_options
 from numba_lamb.torch.migration.sources import (
     Source,
     check_kind,

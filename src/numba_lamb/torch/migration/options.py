@@ -6,33 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from numba_lamb.methods.table import METHODS
 from numba_lamb.torch.migration import sources
 from numba_lamb.torch.migration.filters import no_layer, two_or_more_dimensions
 from numba_lamb.torch.migration.sources import Source
 
-
-def _words(names: str) -> frozenset[str]:
-    return frozenset(names.split())
-
-
-FILTERS = ("decay_filter", "adapt_filter")
-GROUP_OPTIONS = {
-    "Lamb": _words(
-        "lr betas eps weight_decay variant always_adapt bias_correction grad_averaging trust_clip decoupled_decay "
-        "maximize max_grad_norm nonfinite decay_filter adapt_filter"
-    ),
-    "Lars": _words(
-        "lr momentum weight_decay nesterov trust_coefficient eps variant always_adapt trust_clip maximize "
-        "max_grad_norm nonfinite decay_filter adapt_filter"
-    ),
-    "Momentum": _words("lr momentum weight_decay nesterov maximize max_grad_norm nonfinite decay_filter"),
-}
+GROUP_OPTIONS = {name: frozenset(method.names) for name, method in METHODS.items()}
 """What a group of each class has."""
-
 _OF_FORMULA = {
-    "Lamb": ("always_adapt", "bias_correction", "decoupled_decay"),
-    "Lars": ("always_adapt", "eps"),
-    "Momentum": (),
+    name: tuple(option.name for option in method.options if option.in_variant)
+    for name, method in METHODS.items()
 }
 """What a variant sets, where it is None."""
 

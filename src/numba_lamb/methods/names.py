@@ -2,33 +2,20 @@
 
 from collections.abc import Collection
 
+from numba_lamb.methods.table import METHODS
 
-def _words(names: str) -> frozenset[str]:
-    return frozenset(names.split())
-
-
-NUMPY_OPTIONS = _words(
-    "learning_rate beta1 beta2 eps weight_decay decay_filter adapt_filter max_grad_norm nonfinite num_threads "
-    "capture_steps momentum loss_scale use_nesterov epsilon coefficient use_clip lars_filter variant lr "
-    "grad_centralization"
-)
+_DECLARED = [option for method in METHODS.values() for option in method.options]
+NUMPY_OPTIONS = frozenset(name for option in _DECLARED for name in (option.name, *option.alias)) - {
+    option.name for option in _DECLARED if option.alias and option.name not in ("lr", "eps")
+} | {"loss_scale", "lars_filter", "num_threads", "capture_steps"}
 """Options of constructors and groups of the NumPy API."""
-TORCH_OPTIONS = _words(
-    "lr betas eps weight_decay variant always_adapt bias_correction grad_averaging trust_clip decoupled_decay "
-    "maximize max_grad_norm decay_filter adapt_filter nonfinite fused_amp momentum nesterov "
-    "trust_coefficient"
-)
+TORCH_OPTIONS = frozenset(option.name for option in _DECLARED) | {"fused_amp"}
 """Options of constructors and groups for PyTorch."""
 OPTIONS = NUMPY_OPTIONS | TORCH_OPTIONS
-_ONE_THING = (
-    ("lr", "learning_rate"),
-    ("betas", "beta1", "beta2"),
-    ("nesterov", "use_nesterov"),
-    ("eps", "epsilon"),
-    ("trust_coefficient", "coefficient"),
-    ("trust_clip", "use_clip"),
+_ONE_THING = [
+    *dict.fromkeys((option.name, *option.alias) for option in _DECLARED if option.alias),
     ("adapt_filter", "lars_filter"),
-)
+]
 """Names of one option."""
 
 
@@ -43,27 +30,21 @@ _ANYWHERE = {
     "use_nesterov": "Momentum and Lars have it",
     **dict.fromkeys(("betas", "beta1", "beta2"), "its one decay rate is momentum"),
 }
-_PYTORCH_ONLY = (
-    "variant always_adapt bias_correction grad_averaging trust_clip use_clip decoupled_decay trust_coefficient "
-    "fused_amp"
-)
 _NUMPY_WAYS = {
     **_ANYWHERE,
-    **dict.fromkeys(_PYTORCH_ONLY.split(), "numba_lamb.torch has it"),
+    "fused_amp": "numba_lamb.torch has it",
+    "trust_coefficient": "Lars has it",
     "coefficient": "Lars has it",
     "lars_filter": "Lars has it",
     "momentum": "its decay rates are beta1 and beta2",
     "capturable": "capture_steps=N lets a CUDA graph capture steps",
-    "maximize": "give gradients of the other sign",
     "loss_scale": "give gradients divided by it",
-    "grad_centralization": "a group has it: [{'params': params, 'grad_centralization': True}]",
 }
 TORCH_WAYS = {
     **_ANYWHERE,
     "momentum": "its decay rates are betas",
     "num_threads": "torch.set_num_threads sets the number",
     "loss_scale": "torch.amp.GradScaler divides gradients by one",
-    "grad_centralization": "the NumPy API has it",
     "capture_steps": "the NumPy API has it",
     "capturable": "the NumPy API has capture_steps",
     "decoupled_weight_decay": "decoupled_decay=True or variant='adamw' decays as AdamW does",

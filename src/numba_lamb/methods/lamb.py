@@ -1,0 +1,117 @@
+"""LAMB as data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from numba_lamb.kernels import columns
+from numba_lamb.methods.checks import choice, flag, floating, pair, rate, real
+from numba_lamb.methods.options import (
+    ADAPT_FILTER,
+    COMMON,
+    DECAY_FILTER,
+    Method,
+    Option,
+    Row,
+    at_least_0,
+    maybe_flag,
+)
+from numba_lamb.methods.passes import DECAY_WEIGHTS, ROW_MEANS, Pass
+from numba_lamb.numerics import rules
+from numba_lamb.numerics.variants import LAMB_VARIANTS
+
+
+def _columns(options: Mapping[str, Any]) -> Row:
+    (beta1, beta2), eps = options["betas"], options["eps"]
+    variant = LAMB_VARIANTS[options["variant"]]
+    return Row(
+        hyper={
+            columns.BETA1: beta1,
+            columns.COMPLEMENT1: rules.complement(beta1) if options["grad_averaging"] else 1.0,
+            columns.BETA2: beta2,
+            columns.COMPLEMENT2: rules.complement(beta2),
+            columns.EPS: eps,
+        },
+        hyper64={
+            columns.DECOUPLED: options["decoupled_decay"],
+            columns.RATIO_EPS: eps if variant.epsilon_in_ratio else 0.0,
+            columns.BETA1_64: beta1,
+            columns.BETA2_64: beta2,
+            columns.BIAS_CORRECTION: options["bias_correction"],
+            columns.RATE_CORRECTION: variant.rate_correction,
+            columns.MAX_WEIGHT_NORM: variant.weight_limit,
+            columns.MIN_RATIO: variant.least,
+            columns.MAX_RATIO: min(variant.most, 1.0) if options["trust_clip"] else variant.most,
+        },
+        bound=rules.second_moment_bound,
+        adapts=rules.adapting(variant.adapts, options["always_adapt"]),
+        held={columns.EPS: "eps"},
+    )
+
+
+LAMB = Method(
+    name="Lamb",
+    state=("exp_avg", "exp_avg_sq"),
+    numpy_state=("m", "v"),
+    sum_passes=(DECAY_WEIGHTS, ROW_MEANS, Pass("lamb_advance", "chunk")),
+    update_passes=(Pass("lamb_ratio", "layer"), Pass("lamb_descend", "chunk")),
+    needs_steps=True,
+    centralizes_decay=False,
+    statistics=(
+        ("trust_ratio", columns.RATIO, False),
+        ("weight_norm", columns.WEIGHT_NORM, False),
+        ("update_norm", columns.UPDATE_NORM, False),
+    ),
+    options=(
+        Option("lr", 1e-3, rate, alias=("learning_rate",), meaning="The learning rate."),
+        Option(
+            "betas",
+            (0.9, 0.999),
+            pair(real(zero=True, below=1.0), "a pair of numbers >= 0 and < 1"),
+            alias=("beta1", "beta2"),
+            source_check=floating(below=1.0),
+            meaning="Decay rates of the moments.",
+        ),
+        Option(
+            "eps",
+            1e-6,
+            at_least_0,
+            source_check=floating(),
+            meaning="The term added to the root of the second moment.",
+        ),
+        Option("weight_decay", 0.0, rate, meaning="The weight decay, a part of the direction."),
+        Option("variant", "paper", choice(LAMB_VARIANTS), meaning="Whose formula."),
+        Option(
+            "always_adapt",
+            None,
+            maybe_flag,
+            in_variant=True,
+            meaning="Whether layers without weight decay have a trust ratio too.",
+        ),
+        Option(
+            "bias_correction",
+            None,
+            maybe_flag,
+            in_variant=True,
+            meaning="Whether moments are divided by ``1 - beta^t``.",
+        ),
+        Option(
+            "grad_averaging",
+            True,
+            flag,
+            meaning="Whether gradients enter the first moment times ``1 - beta1``.",
+        ),
+        Option("trust_clip", False, flag, meaning="Whether the trust ratio is at most 1."),
+        Option(
+            "decoupled_decay",
+            None,
+            maybe_flag,
+            in_variant=True,
+            meaning="Whether weights shrink by ``lr*decay`` beforehand, in place of decay in the direction.",
+        ),
+        *COMMON,
+        DECAY_FILTER,
+        ADAPT_FILTER,
+    ),
+    columns=_columns,
+    variants=LAMB_VARIANTS,
+)

@@ -1,0 +1,144 @@
+"""LARS and Momentum as data: Momentum is LARS with ratio 1."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from numba_lamb.kernels import columns
+from numba_lamb.methods.checks import choice, flag, floating, maybe, rate
+from numba_lamb.methods.options import (
+    ADAPT_FILTER,
+    COMMON,
+    DECAY_FILTER,
+    Method,
+    Option,
+    Refused,
+    Row,
+    at_least_0,
+    maybe_flag,
+)
+from numba_lamb.methods.passes import ROW_MEANS, Pass
+from numba_lamb.numerics import rules
+from numba_lamb.numerics.variants import LARS_VARIANTS
+
+_STATISTICS = (
+    ("trust_ratio", columns.RATIO, False),
+    ("weight_norm", columns.WEIGHT_NORM, True),
+    ("gradient_norm", columns.UPDATE_NORM, True),
+)
+
+_SUMS = (ROW_MEANS, Pass("lars_sums", "chunk", when="adapts"))
+_UPDATE = (Pass("lars_ratio", "layer"), Pass("lars_update", "chunk"))
+
+
+def _momentum(options: Mapping[str, Any]) -> Row:
+    momentum = options["momentum"]
+    velocity, lookahead = rules.momentum_weights(momentum, options["nesterov"])
+    return Row(
+        hyper={columns.BETA1: momentum, columns.VELOCITY: velocity, columns.LOOKAHEAD: lookahead},
+        hyper64={},
+        bound=partial(rules.momentum_bound, momentum=momentum),
+        held={columns.BETA1: "momentum"},
+    )
+
+
+def _lars(options: Mapping[str, Any]) -> Row:
+    variant, row = LARS_VARIANTS[options["variant"]], _momentum(options)
+    if options["trust_clip"] and variant.rate_inside:
+        reason = f"must be False in variant {options['variant']!r}, which has no clip, got True"
+        raise Refused("trust_clip", reason)
+    return Row(
+        hyper=row.hyper,
+        hyper64={
+            columns.RATIO_EPS: options["eps"],
+            columns.COEFFICIENT: options["trust_coefficient"],
+            columns.TRUST_CLIP: options["trust_clip"],
+            columns.RATE_INSIDE: variant.rate_inside,
+            columns.GUARD: variant.guard,
+        },
+        bound=row.bound,
+        adapts=rules.adapting(True, options["always_adapt"]),
+        held=row.held,
+    )
+
+
+_OPTIONS = (
+    Option(
+        "momentum",
+        0.9,
+        at_least_0,
+        source_check=floating(zero=True),
+        meaning="Decay rate of the momentum buffer.",
+    ),
+    Option("weight_decay", 0.0, rate, meaning="The weight decay, added to the gradient (L2)."),
+    Option("nesterov", False, flag, alias=("use_nesterov",), meaning="Whether the step looks ahead."),
+)
+
+
+def _lr(default: float) -> Option:
+    return Option("lr", default, rate, alias=("learning_rate",), meaning="The learning rate.")
+
+
+MOMENTUM = Method(
+    name="Momentum",
+    state=("momentum_buffer",),
+    numpy_state=("m",),
+    sum_passes=_SUMS,
+    update_passes=_UPDATE,
+    needs_steps=False,
+    centralizes_decay=True,
+    statistics=_STATISTICS,
+    options=(_lr(1e-3), *_OPTIONS, *COMMON, DECAY_FILTER),
+    columns=_momentum,
+)
+LARS = Method(
+    name="Lars",
+    state=("momentum_buffer",),
+    numpy_state=("m",),
+    sum_passes=_SUMS,
+    update_passes=_UPDATE,
+    needs_steps=False,
+    centralizes_decay=True,
+    statistics=_STATISTICS,
+    options=(
+        _lr(1.0),
+        *_OPTIONS,
+        Option(
+            "trust_coefficient",
+            1e-3,
+            at_least_0,
+            alias=("coefficient",),
+            source_check=floating(zero=True),
+            meaning="The trust coefficient.",
+        ),
+        Option(
+            "eps",
+            None,
+            maybe(at_least_0),
+            alias=("epsilon",),
+            source_check=maybe(floating(zero=True)),
+            in_variant=True,
+            meaning="The term added to the ratio's denominator.",
+        ),
+        Option("variant", "timm", choice(LARS_VARIANTS), meaning="Whose formula."),
+        Option(
+            "always_adapt",
+            None,
+            maybe_flag,
+            in_variant=True,
+            meaning="Whether layers without weight decay have a trust ratio too.",
+        ),
+        Option(
+            "trust_clip",
+            False,
+            flag,
+            alias=("use_clip",),
+            meaning="Whether the layer's rate is the smaller of ratio and rate.",
+        ),
+        *COMMON,
+        DECAY_FILTER,
+        ADAPT_FILTER,
+    ),
+    columns=_lars,
+    variants=LARS_VARIANTS,
+)
