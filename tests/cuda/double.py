@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,15 +12,11 @@ import pytest
 import numba_lamb as nl
 from numba_lamb.kernels.cuda import build
 from numba_lamb.memory import device
+from tests.cuda.kernel_texts import kernel_ptx
 from tests.cuda.ptx.driver import FakeDriver
 from tests.helpers import frozen
 
 Arrays = Mapping[str, Any]
-
-
-@cache
-def kernel_ptx(kernel: Any, dtype: str, capability: tuple[int, int]) -> str:
-    return build.ptx(kernel, np.dtype(dtype), capability)
 
 
 def machine_code(kernel: Any, dtype: np.dtype[Any], capability: tuple[int, int]) -> bytes:

@@ -2,10 +2,7 @@
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
 from functools import cache
-from multiprocessing import get_context
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -15,7 +12,7 @@ import pytest
 
 from numba_lamb import _compile
 from numba_lamb.kernels.cuda import build
-from tests.cuda.double import kernel_ptx
+from tests.cuda.kernel_texts import CAPABILITIES, kernel_ptx
 from tests.cuda.ptx.compile import Cubin, sass_counts
 from tests.cuda.ptx.contraction import contracted
 from tests.cuda.ptx.parser import parse
@@ -45,7 +42,6 @@ KERNELS = [
 ]
 BY_NAME = {kernel.__name__: kernel for kernel in KERNELS}
 DTYPES = ["float32", "float64"]
-CAPABILITIES = [(9, 0), (8, 0), (10, 0)]
 
 # The most registers a thread may take in float32 and float64, a little above what nvJitLink 13.5 gives it on
 # the neediest of the three capabilities. An SM has 65,536: with 128 threads to a block 80 leave room for 6 blocks,
@@ -75,35 +71,14 @@ QUADS = {
     "lars_update": (6, 4),
 }
 
-Compiled = Callable[[str, str, tuple[int, int]], str]
-
 every_kernel = pytest.mark.parametrize("kernel", [kernel.__name__ for kernel in KERNELS])
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_text = pytest.mark.parametrize("capability", [(9, 0), (10, 0)], ids=["sm_90", "sm_100"])
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda c: f"sm_{c[0]}{c[1]}")
 
 
-@pytest.fixture(scope="module", name="ptx_of")
-def compiled_ptx() -> Iterator[Compiled]:
-    """Compile for 9.0 here, where other test files need it too, and meanwhile for 10.0 in other processes.
-
-    For 8.0 the text is that for 9.0 but for one line, of which a test makes sure.
-    """
-    waiting: dict[tuple[str, str], Future[str]] = {}
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        for dtype in DTYPES:
-            for kernel in KERNELS:
-                future = pool.submit(build.ptx, kernel, np.dtype(dtype), (10, 0))
-                waiting[kernel.__name__, dtype] = future
-
-        def ptx_of(name: str, dtype: str, capability: tuple[int, int]) -> str:
-            if capability == (10, 0):
-                return waiting[name, dtype].result()
-            text = kernel_ptx(BY_NAME[name], dtype, (9, 0))
-            return text if capability == (9, 0) else text.replace(".target sm_90", ".target sm_80")
-
-        yield ptx_of
-        pool.shutdown(cancel_futures=True)
+def ptx_of(name: str, dtype: str, capability: tuple[int, int]) -> str:
+    return kernel_ptx(BY_NAME[name], dtype, capability)
 
 
 @cache
@@ -114,9 +89,7 @@ def linked(text: str, capability: tuple[int, int]) -> bytes:
 @every_capability
 @every_dtype
 @every_kernel
-def test_a_kernel_fits_its_registers(
-    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
-) -> None:
+def test_a_kernel_fits_its_registers(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
     found = resources_of(linked(ptx_of(kernel, dtype, capability), capability))
     assert found.stack == 0
     assert 0 < found.registers <= REGISTERS[kernel][DTYPES.index(dtype)]
@@ -125,9 +98,7 @@ def test_a_kernel_fits_its_registers(
 @every_text
 @every_dtype
 @every_kernel
-def test_a_kernel_rounds_as_it_says(
-    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
-) -> None:
+def test_a_kernel_rounds_as_it_says(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
     text = ptx_of(kernel, dtype, capability)
     assert contracted(text) == []
     for instruction in parse(text).code:
@@ -140,9 +111,7 @@ def test_a_kernel_rounds_as_it_says(
 @every_text
 @every_dtype
 @every_kernel
-def test_a_kernel_names_the_memory_it_touches(
-    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
-) -> None:
+def test_a_kernel_names_the_memory_it_touches(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
     text = ptx_of(kernel, dtype, capability)
     assert ".local" not in text
     assert ".shared" not in text
@@ -154,9 +123,7 @@ def test_a_kernel_names_the_memory_it_touches(
 @every_capability
 @every_dtype
 @pytest.mark.parametrize("kernel", list(QUADS))
-def test_a_kernel_moves_16_bytes_at_a_time(
-    ptx_of: Compiled, kernel: str, dtype: str, capability: tuple[int, int]
-) -> None:
+def test_a_kernel_moves_16_bytes_at_a_time(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
     counts = sass_counts(Cubin(linked(ptx_of(kernel, dtype, capability), capability), ""))
     loads, stores = QUADS[kernel]
     accesses = 1 if dtype == "float32" else 2
@@ -169,14 +136,20 @@ def test_a_kernel_moves_16_bytes_at_a_time(
     assert not {name for name in counts if re.match("LDL|STL|LD\\.|ST\\.|LDS|STS", name)}
 
 
+@pytest.mark.parametrize("capability", CAPABILITIES[1:])
 @pytest.mark.parametrize("kernel", [frame.scale_gradients, passes.lamb_descend])
-def test_for_8_and_9_the_text_differs_in_its_target_alone(kernel: Any) -> None:
-    """So that compiling for one of them is enough here; names of modules are counted up."""
+def test_texts_are_those_of_a_compilation_for_the_capability(
+    kernel: Any, capability: tuple[int, int]
+) -> None:
+    """Names of modules are counted up."""
     one, other = (
-        re.sub(r"_ZN08NumbaEnv\w+", "", build.ptx(kernel, np.dtype("float32"), capability))
-        for capability in ((8, 0), (9, 0))
+        re.sub(r"_ZN08NumbaEnv\w+", "", text)
+        for text in (
+            build.ptx(kernel, np.dtype("float32"), capability),
+            kernel_ptx(kernel, "float32", capability),
+        )
     )
-    assert one.replace(".target sm_80", ".target sm_90") == other
+    assert one == other
 
 
 def test_every_kernel_is_looked_at_here() -> None:
@@ -280,11 +253,11 @@ def test_code_of_older_sources_is_thrown_away(
     code(capability=(10, 0))
     names = sorted(path.name.rpartition("-")[0] for path in (tmp_path / "cache").iterdir())
     assert names == [
-        "passes.lamb_advance-float32.fedcba98",
-        "passes.lamb_advance-float32.fedcba98",
-        "passes.lamb_advance-float64.01234567",
-        "passes.lars_update-float32.01234567",
-        "passes.lars_update-float64.01234567",
+        "cuda.lamb_advance-float32.fedcba98",
+        "cuda.lamb_advance-float32.fedcba98",
+        "cuda.lamb_advance-float64.01234567",
+        "cuda.lars_update-float32.01234567",
+        "cuda.lars_update-float64.01234567",
     ]
 
 

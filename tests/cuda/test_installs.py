@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from numba_lamb.kernels.cuda import build
-from tests.cuda.double import kernel_ptx
+from tests.cuda.kernel_texts import kernel_ptx
 from tests.helpers import run_python
 
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
