@@ -137,6 +137,8 @@ class Lars(Momentum):
             columns.TRUST_CLIP: use_clip,
             columns.RATE_INSIDE: formula.rate_inside,
             columns.GUARD: formula.guard,
+            columns.DECAYED_NORM: formula.decayed_norm,
+            columns.RATIO_OUTSIDE: formula.ratio_outside,
         }
         for bucket in self._buckets:
             self._write_columns(bucket)

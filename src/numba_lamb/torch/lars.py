@@ -250,9 +250,11 @@ class Lars(LayerwiseOptimizer):
             hyper64={
                 columns.RATIO_EPS: eps,
                 columns.COEFFICIENT: coefficient,
-                columns.TRUST_CLIP: group["trust_clip"],
+                columns.TRUST_CLIP: group["trust_clip"] or variant.trust_clip,
                 columns.RATE_INSIDE: variant.rate_inside,
                 columns.GUARD: variant.guard,
+                columns.DECAYED_NORM: variant.decayed_norm,
+                columns.RATIO_OUTSIDE: variant.ratio_outside,
             },
             adapts=True,
             always_adapt=variant.always_adapt if group["always_adapt"] is None else group["always_adapt"],

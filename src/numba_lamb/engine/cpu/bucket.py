@@ -47,7 +47,7 @@ class CpuBucket(Bucket):
         self.forget_written()
         self._program: Program | None = None
         self._program_of: tuple[bool, bool] | None = None
-        self.sums = np.zeros((chunks, 2))
+        self.sums = np.zeros((chunks, columns.SUMS))
         self.norms = np.zeros((count, columns.NORMS))
         self.scales = np.zeros((count, columns.SCALES), dtype=dtype)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)

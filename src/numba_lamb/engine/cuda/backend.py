@@ -232,7 +232,10 @@ class CudaBackend(Backend):
             if len(bucket.row_table):
                 kernels.append((bucket, "row_means"))
             if optimizer._has_two_moments:
-                kernels += [(bucket, "lamb_advance"), (bucket, "lamb_ratio"), (bucket, "lamb_descend")]
+                kernels.append((bucket, "lamb_advance"))
+                if bucket.divides_by_others:
+                    kernels.append((bucket, "lamb_other_norm"))
+                kernels += [(bucket, "lamb_ratio"), (bucket, "lamb_descend")]
             else:
                 if bucket.adapts:
                     kernels.append((bucket, "lars_sums"))

@@ -14,10 +14,19 @@ import numpy as np
 from numba import prange
 
 from numba_lamb._compile import cpu_kernel
-from numba_lamb.kernels.columns import ADAPT, APPLIED, GRADIENT, MAX_GRAD_NORM, WEIGHTS
+from numba_lamb.kernels.columns import (
+    ADAPT,
+    APPLIED,
+    GRADIENT,
+    GRADIENT_SQUARES,
+    MAX_GRAD_NORM,
+    NORM_OF,
+    WEIGHTS,
+)
 from numba_lamb.kernels.cpu.chunks import (
     lamb_advance,
     lamb_descend,
+    lamb_other_norm,
     lamb_ratio,
     lars_ratio,
     lars_sums,
@@ -51,12 +60,12 @@ def gradient_squares(
         mode = enter_ieee()
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
-        sums[chunk, 1] = 0.0
+        sums[chunk, GRADIENT_SQUARES] = 0.0
         if addresses[layer, GRADIENT] != 0:
             count = min(sizes[layer] - start, CHUNK)
             values = pointer_to(addresses[layer, GRADIENT] + start * hyper.itemsize, hyper[layer, ADAPT])
             squares = square_sum(values, count, hyper.itemsize)
-            sums[chunk, 1] = squares
+            sums[chunk, GRADIENT_SQUARES] = squares
             # No value can be infinite, NaN or beyond the bound where the sum is not.
             bound = np.float64(bounds[layer])
             if not (math.isfinite(squares) and squares <= bound * bound):
@@ -71,7 +80,7 @@ def total_squares(first_chunk: Any, sums: Any, hyper64: Any, squares: Any, total
     for layer in range(squares.shape[0]):
         squares[layer] = 0.0
         if hyper64[layer, MAX_GRAD_NORM] > 0:
-            squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
+            squares[layer] = layer_sum(sums, GRADIENT_SQUARES, first_chunk[layer], first_chunk[layer + 1])
     total[0] = sum_of_layers(squares)
     leave_ieee(mode)
 
@@ -128,6 +137,14 @@ def lamb_step(
             mode = enter_ieee()
             lamb_advance(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, sums)
             leave_ieee(mode)
+        other = False
+        for layer in range(begin, end):
+            other = other or hyper64[layer, NORM_OF] != 0
+        if other:
+            for chunk in prange(first_chunk[begin], first_chunk[end]):
+                mode = enter_ieee()
+                lamb_other_norm(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
+                leave_ieee(mode)
         mode = enter_ieee()
         for layer in range(begin, end):
             lamb_ratio(layer, addresses, hyper, hyper64, rates, first_chunk, sums, norms, scales)
@@ -164,7 +181,7 @@ def lars_step(
         if adapted:
             for chunk in prange(first_chunk[begin], first_chunk[end]):
                 mode = enter_ieee()
-                lars_sums(chunk, addresses, hyper, sizes, chunks, sums)
+                lars_sums(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
                 leave_ieee(mode)
         mode = enter_ieee()
         for layer in range(begin, end):
