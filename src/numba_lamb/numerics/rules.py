@@ -172,12 +172,12 @@ def lars_ratio(
     return within(coefficient * weight_norm / denominator, least, most)
 
 
-def clipped_ratio(ratio: Any, rate: Any, weight_norm: Any, guard: Any) -> Any:
+def clipped_ratio(ratio: Any, rate: Any, phi: Any, guard: Any) -> Any:
     """``min(ratio/rate, 1)``: with it the layer's rate is the smaller of ratio and rate; 0 for 0/0.
 
-    The 1 of a layer of zeros that is left alone stays.
+    The 1 of a layer that is left alone because ``phi(||w||)`` is 0 stays.
     """
-    if guard == LEFT_ALONE and not weight_norm > 0:
+    if guard == LEFT_ALONE and not phi > 0:
         return ratio
     if ratio >= rate and ratio > 0:
         return 1.0

@@ -315,7 +315,8 @@ def lars_ratio(
             row[MAX_RATIO],
         )
         if row[TRUST_CLIP] != 0:
-            ratio = rules.clipped_ratio(ratio, rates[layer], weight_norm, guard)
+            phi = rules.within(weight_norm, lightest, heaviest)
+            ratio = rules.clipped_ratio(ratio, rates[layer], phi, guard)
         norms[layer, WEIGHT_NORM] = weight_norm
         norms[layer, UPDATE_NORM] = gradient_norm
     norms[layer, RATIO] = ratio

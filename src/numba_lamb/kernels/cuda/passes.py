@@ -285,6 +285,8 @@ def lars_ratio(args: Any, hyper: Any) -> None:
             else 0.0
         )
         guard = hyper64_of(args, layer, columns.GUARD)
+        lightest = hyper64_of(args, layer, columns.MIN_WEIGHT_NORM)
+        heaviest = hyper64_of(args, layer, columns.MAX_WEIGHT_NORM)
         ratio = rules.lars_ratio(
             weight_norm,
             gradient_norm,
@@ -292,13 +294,14 @@ def lars_ratio(args: Any, hyper: Any) -> None:
             hyper64_of(args, layer, columns.COEFFICIENT),
             hyper64_of(args, layer, columns.RATIO_EPS),
             guard,
-            hyper64_of(args, layer, columns.MIN_WEIGHT_NORM),
-            hyper64_of(args, layer, columns.MAX_WEIGHT_NORM),
+            lightest,
+            heaviest,
             hyper64_of(args, layer, columns.MIN_RATIO),
             hyper64_of(args, layer, columns.MAX_RATIO),
         )
         if hyper64_of(args, layer, columns.TRUST_CLIP) != 0:
-            ratio = rules.clipped_ratio(ratio, rate, weight_norm, guard)
+            phi = rules.within(weight_norm, lightest, heaviest)
+            ratio = rules.clipped_ratio(ratio, rate, phi, guard)
         if this_lane() == 0:
             doubles(args, fields.NORMS)[layer * columns.NORMS + columns.WEIGHT_NORM] = weight_norm
             doubles(args, fields.NORMS)[layer * columns.NORMS + columns.UPDATE_NORM] = gradient_norm
