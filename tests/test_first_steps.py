@@ -1,6 +1,7 @@
 """The table of first steps is that of the optimizers themselves."""
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -60,3 +61,26 @@ def test_what_is_known_of_some() -> None:
     assert lamb["lambc"]["heavy weight"] == pytest.approx(1 / 20, rel=0.03)
     assert lamb["apex"]["bias"] == pytest.approx(10, rel=1e-3)
     assert [name for name, row in lars.items() if row["bias from 0"] == 1] == ["mindspore", "paper"]
+
+
+SHOWN = ["weight", "heavy weight", "bias", "bias from 0"]
+VARIANTS: dict[str, Any] = {"lamb": LAMB_VARIANTS, "lars": LARS_VARIANTS}
+
+
+def shown(method: Literal["lamb", "lars"]) -> str:
+    """One row for each formula whose lengths are not all the paper's."""
+    table = first_step_lengths(method)
+    seen: list[Any] = []
+    lines = [f"| {method.upper()} | {' | '.join(SHOWN)} |", "| --- |" + " ---: |" * len(SHOWN)]
+    for name, formula in VARIANTS[method].items():
+        cells = [f"{table[name][layer]:.3g}" for layer in SHOWN]
+        if formula not in seen and set(cells) != {"1"}:
+            lines.append(f'| `"{name}"` | {" | ".join(cells)} |')
+        seen.append(formula)
+    return "\n".join(lines)
+
+
+def test_the_page_shows_the_table() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "moving-in.md").read_text()
+    tables = page.partition("<!-- first steps -->\n")[2].partition("\n<!-- end of first steps -->")[0]
+    assert tables == f"{shown('lamb')}\n\n{shown('lars')}"

@@ -65,11 +65,11 @@ class Lamb(LayerwiseOptimizer):
         :math:`\epsilon >= 0`, added outside the root.
     weight_decay : float
         :math:`\lambda >= 0`, a part of :math:`u`.
-    variant : {"paper", "apex", "timm", "adamw", "torch_optimizer", "pytorch_optimizer", "deepspeed"}
-        Whose formula; see the table in ``docs/moving-in.md``. It decides the defaults of the next three options.
+    variant : str
+        Whose formula, of the table in ``docs/moving-in.md``. It decides the defaults of the next three options.
     always_adapt : bool, optional
-        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"apex"``
-        and ``"timm"``.
+        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"apex"``,
+        ``"timm"`` and ``"paddle"``.
     bias_correction : bool, optional
         Whether moments are divided by :math:`1-\beta^t`.
     decoupled_decay : bool, optional
