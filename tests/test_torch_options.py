@@ -5,14 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from numba_lamb.numerics.variants import LAMB_VARIANTS
+
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 
 from numba_lamb.torch import Lamb, Lars, Momentum  # noqa: E402
 from torch_helpers import assert_same, fill, parameter, snapshot, steps  # noqa: E402
 
 NAN, INF = float("nan"), float("inf")
-LAMB_NAMES = "'paper', 'apex', 'timm', 'adamw', 'torch_optimizer', 'pytorch_optimizer', 'deepspeed'"
-
+LAMB_NAMES = ", ".join(map(repr, LAMB_VARIANTS))
 RATES = [
     (-0.1, ValueError, ">= 0 and < 3.4e+38, not -0.1"),
     (NAN, ValueError, ">= 0 and < 3.4e+38, not nan"),
