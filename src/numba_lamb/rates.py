@@ -171,6 +171,11 @@ class RateCache:
     def __init__(self) -> None:
         self._by_slot: dict[Hashable, Rate] = {}
 
+    def known(self, slot: Hashable, given: Any) -> Rate | None:
+        """Return the `Rate` that `slot` has, None if it is not for what is `given`."""
+        rate = self._by_slot.get(slot)
+        return rate if rate is not None and rate.given is given else None
+
     def get(self, slot: Hashable, given: Any, name: str) -> Rate:
         """Return the `Rate` for what is `given` in `slot` now."""
         rate = self._by_slot.get(slot)

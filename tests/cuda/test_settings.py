@@ -152,6 +152,22 @@ def test_a_pass_is_taken_only_where_a_layer_asks_for_it(
     assert gpu.driver.launches.count(kernel) == 3 * (dtype is not None)
 
 
+@pytest.mark.parametrize("norm_of", [rules.DIRECTION, rules.EPS_IN_ROOT])
+def test_an_eps_of_zero_leaves_no_nan_past_the_end_of_a_layer(gpu: Gpu, norm_of: int) -> None:
+    random = np.random.default_rng(5)
+
+    def write(part: Any) -> None:
+        part.hyper[:, columns.EPS] = 0
+        part.hyper64[:, columns.NORM_OF] = norm_of
+
+    made = with_settings(nl.Lamb, write)
+    weights = {name: random.standard_normal(size).astype("f4") for name, size in (("a", 5), ("b", 130))}
+    pair = Pair(gpu, weights, lambda params: made(params, 0.1, weight_decay=0.2))
+    pair.step(gradients_like(pair.on_cpu, random))
+    pair.check()
+    assert all(np.isfinite(w).all() for w in pair.on_cpu.values())
+
+
 def test_settings_that_change_hold_from_the_next_step(gpu: Gpu) -> None:
     random = np.random.default_rng(4)
     pair = Pair(gpu, weights_of(random), lambda params: nl.Lamb(params, 0.1, weight_decay=0.2))

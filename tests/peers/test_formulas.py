@@ -146,7 +146,7 @@ def test_lamb_is_that_of_torch_optimizer(variant: str, clamp: float, decay: floa
     [("timm", {}), ("nvlamb", {"always_adapt": True}), ("lambc", {"always_adapt": True, "trust_clip": True})],
 )
 def test_lamb_is_that_of_timm(variant: str, theirs: Any, decay: float) -> None:
-    from test_torch_variants import of_timm
+    from tests.torch.test_variants import of_timm
 
     options = {"lr": 0.05, "weight_decay": decay, "eps": 1e-6}
     expected = ours(lambda params: of_timm("lamb", "Lamb")(params, max_grad_norm=None, **options, **theirs))
@@ -158,7 +158,7 @@ def test_lamb_is_that_of_timm(variant: str, theirs: Any, decay: float) -> None:
 def test_lars_is_that_of_its_package(variant: str, decay: float) -> None:
     options = {"lr": 0.5, "momentum": 0.9, "weight_decay": decay}
     if variant == "timm":
-        from test_torch_variants import of_timm
+        from tests.torch.test_variants import of_timm
 
         expected = ours(lambda params: of_timm("lars", "Lars")(params, trust_coeff=0.02, **options))
         filters = {}
@@ -171,9 +171,9 @@ def test_lars_is_that_of_its_package(variant: str, decay: float) -> None:
 
 
 def test_every_formula_is_compared_somewhere() -> None:
-    """The rest of the names are in `test_torch_variants`, where each option of theirs is tried."""
-    from torch_helpers import LAMB_VARIANTS as SLOW_LAMB
-    from torch_helpers import LARS_EPSILONS as SLOW_LARS
+    """The rest of the names are in `tests.torch.test_variants`, where each option of theirs is tried."""
+    from tests.torch.helpers import LAMB_VARIANTS as SLOW_LAMB
+    from tests.torch.helpers import LARS_EPSILONS as SLOW_LARS
 
     assert set(LAMB_VARIANTS) == {*texts.LAMB, *SLOW_LAMB, "optax"}
     assert set(LARS_VARIANTS) == {*texts.LARS, *SLOW_LARS, "optax", "torch_optimizer"}

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from numba_lamb.numerics.variants import LAMB_VARIANTS
 from numba_lamb.torch import Lamb, Lars, Momentum
 from tests.torch.helpers import assert_same, fill, parameter, snapshot, steps
 
 NAN, INF = float("nan"), float("inf")
-LAMB_NAMES = "'paper', 'apex', 'timm', 'adamw', 'torch_optimizer', 'pytorch_optimizer', 'deepspeed'"
+LAMB_NAMES = ", ".join(map(repr, LAMB_VARIANTS))
 
 RATES = [
     (-0.1, ValueError, ">= 0 and < 3.4e+38, not -0.1"),

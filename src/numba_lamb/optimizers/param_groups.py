@@ -202,6 +202,9 @@ class LiveGroups:
     def rate(self, index: int, key: str) -> Rate:
         """Return the rate that a group has under `key` now."""
         given = self.dicts[index][key]
+        known = self._rates.known((index, key), given)
+        if known is not None:
+            return known
         shared = given is self._defaults[key]
         name = CONSTRUCTOR_NAMES.get(key, key) if shared else f"{key!r} of group {index}"
         return self._rates.get((index, key), given, name)

@@ -13,6 +13,8 @@ def scaler_values(scale: Any, found_inf: Any, beside: torch.Tensor | None) -> tu
 
     They are numbers, or addresses of float32 values on the GPU where a tensor `beside` is.
     """
+    if scale is None and found_inf is None:
+        return 0, 0, None
     if beside is None:
         told = [0.0 if value is None else float(plain(value)) for value in (scale, found_inf)]
         return told[0], told[1], None

@@ -16,6 +16,7 @@ from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu import launch
+from numba_lamb.kernels.cpu.program import Program
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import plain
 from numba_lamb.memory.gradients import Held, Reader
@@ -90,6 +91,8 @@ class CpuBackend(Backend):
         """Have the next step write rates, decays and the gradients' factors anew."""
         self._scale: float | None = None
         self._written: tuple[list[float], list[float]] | None = None
+        self._corrects_rates = any(bucket.corrects_rates for bucket in self._buckets)
+        self._programs: list[Program] = []
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -135,16 +138,16 @@ class CpuBackend(Backend):
             self._scale = scale
 
     def _write_rates(self, rates: list[float], decays: list[float]) -> None:
-        buckets, corrects = self._buckets, self._plan.method.needs_steps
+        buckets = self._buckets
         common = [bucket.common_step() for bucket in buckets]
         # Rates that were corrected must be written anew.
-        if (rates, decays) != self._written or any(bucket.corrects_rates for bucket in buckets):
+        if self._corrects_rates or (rates, decays) != self._written:
             self._written = None
             for bucket in buckets:
                 bucket.write_rates(np.array(rates)[bucket.group_of])
                 bucket.write_decays(np.array(decays)[bucket.group_of])
             self._written = rates, decays
-        if corrects:
+        if self._plan.method.needs_steps:
             for bucket, steps in zip(buckets, common, strict=True):
                 bucket.write_corrections(steps)
 
@@ -153,16 +156,21 @@ class CpuBackend(Backend):
         method, exchange = self._plan.method, self._plan.exchange
         for bucket in self._buckets:
             bucket.prepare_rows(method.centralizes_decay)
+        if not self._programs:
+            self._programs = self._made_programs()
         counted = self._counters.program(self._norm)
-        updates = (*method.update_passes, COUNT_LAYERS)
-        if exchange is None:
-            updates = (*method.sum_passes, *updates)
-        else:
-            launch.commit([bucket.program(method.sum_passes) for bucket in self._buckets], self._num_threads)
+        *before, last = self._programs
+        if exchange is not None:
+            launch.commit(before[0], self._num_threads)
             exchange()
-        programs = [bucket.program(updates) for bucket in self._buckets]
-        launch.commit(programs, self._num_threads, between, counted)
+        launch.commit(last, self._num_threads, between, counted)
         self._held = None
+
+    def _made_programs(self) -> list[Program]:
+        """Return the passes over all buckets, and where sums are exchanged, those before and those after that."""
+        sums, updates = self._plan.method.sum_passes, (*self._plan.method.update_passes, COUNT_LAYERS)
+        parts = [(*sums, *updates)] if self._plan.exchange is None else [sums, updates]
+        return [Program([one for bucket in self._buckets for one in bucket.work(part)]) for part in parts]
 
     # -- what steps left -----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.columns import LARGEST_COUNT as LARGEST
 from numba_lamb.kernels.cpu import passes
-from numba_lamb.kernels.cpu.program import Program, Work
+from numba_lamb.kernels.cpu.program import Work
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.arrays import address_of, aligned_zeros
 from numba_lamb.methods.checks import check_step_count
@@ -45,7 +45,6 @@ class CpuBucket(Bucket):
         self.updated = np.zeros(count, dtype=np.bool_)
         # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
         self.common = np.zeros(1, dtype=np.int64)
-        self._programs: dict[Any, Program] = {}
         self.sums = np.zeros((chunks, columns.SUMS))
         # What norms are made of: more than the own sums where layers lie in pieces.
         self.all_sums, self.all_first_chunk = self.sums, self.table.first_chunk
@@ -81,7 +80,7 @@ class CpuBucket(Bucket):
 
     def use_steps(self, steps: NDArray[Any]) -> None:
         """Have the layers' steps counted in an array of somebody else's."""
-        self.steps, self._programs = steps, {}
+        self.steps = steps
         self._look_at_steps()
 
     def common_step(self) -> int | None:
@@ -169,7 +168,6 @@ class CpuBucket(Bucket):
         self.means = np.zeros(len(self.row_table), dtype=self.dtype)
         # What centralization multiplies each layer's gradient and weights by.
         self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)
-        self._programs = {}
 
     def prepare_rows(self, with_decay: bool) -> None:
         """Write what the row means of this step are made with, once gradients' factors are known."""
@@ -177,13 +175,9 @@ class CpuBucket(Bucket):
             self.prepared[:, 0] = self.hyper[:, columns.RESCALE]
             self.prepared[:, 1] = self.hyper[:, columns.DECAY] if with_decay else 0
 
-    def program(self, steps: tuple[Pass, ...]) -> Program:
-        """Return these passes over this bucket's layers; the last passes of a method count them."""
-        key = steps, *(getattr(self, one.when) for one in steps if one.when)
-        if key not in self._programs:
-            work = [self._work(one) for one in steps if not one.when or getattr(self, one.when)]
-            self._programs[key] = Program(work)
-        return self._programs[key]
+    def work(self, steps: Sequence[Pass]) -> list[Work]:
+        """Return these passes over this bucket's layers, those that have something to do."""
+        return [self._work(one) for one in steps if not one.when or getattr(self, one.when)]
 
     def _work(self, one: Pass) -> Work:
         """Return a pass with its arguments, which are tables of this bucket by their names."""

@@ -12,7 +12,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import numba
@@ -97,21 +96,19 @@ def run(kernel: Kernel, chunks: int, num_threads: int | None, *arguments: Any) -
 
 
 def commit(
-    programs: Sequence[Program],
+    program: Program,
     num_threads: int | None,
     between: Sequence[Callable[[], Any]] = (),
     last: Program | None = None,
 ) -> None:
-    """Run programs, what is `between` and the `last` one: all or, if this is interrupted at any time, nothing.
+    """Run a program, what is `between` and the `last` one: all or, if this is interrupted at any time, nothing.
 
     What is between must run no Python.
     """
-    threads = threads_for(max(program.chunks for program in programs), num_threads)
-    calls = [
-        *chain.from_iterable(program.bound(threads > 1) for program in programs),
-        *between,
-        *(() if last is None else last.bound(False)),
-    ]
+    threads = threads_for(program.chunks, num_threads)
+    calls = program.bound(threads > 1)
+    if between or last is not None:
+        calls = [*calls, *between, *(() if last is None else last.bound(False))]
     if threads == 1:
         run_in_order(calls)
     else:

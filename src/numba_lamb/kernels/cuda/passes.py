@@ -38,6 +38,7 @@ from numba_lamb.kernels.cuda.warp import (
     add_squares,
     add_sums,
     address_of,
+    before,
     descended,
     doubles,
     first_moments,
@@ -115,7 +116,9 @@ def lamb_advance(args: Any, hyper: Any) -> None:
         store(m, j, last, whole, new_m_j)
         store(v, j, last, whole, new_v_j)
         a, b, c, d = add_squares(add_squares((a, b, c, d), w_i), w_j)
-        p, q, r, s = add_squares(add_squares((p, q, r, s), u_i), u_j)
+        p, q, r, s = add_squares(
+            add_squares((p, q, r, s), before(u_i, i, last, zero)), before(u_j, j, last, zero)
+        )
     weight_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
     if this_lane() == 0:
         sums_of(args, chunk)[columns.WEIGHT_SQUARES] = weight_sum
@@ -150,7 +153,7 @@ def lamb_other_norm(args: Any, hyper: Any) -> None:
         w_i, g_i, m_i, v_i = load_rows((w, g, m, v), 1, i, LANES, last, whole)
         u_i = lamb_others(w_i, m_i, v_i, correction1, correction2, eps, decay, zero, kind)
         a, b, c, d = add_squares((a, b, c, d), g_i)
-        p, q, r, s = add_squares((p, q, r, s), u_i)
+        p, q, r, s = add_squares((p, q, r, s), before(u_i, i, last, zero))
     gradient_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
     if this_lane() == 0:
         sums_of(args, chunk)[columns.GRADIENT_SQUARES] = gradient_sum

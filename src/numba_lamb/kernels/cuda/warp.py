@@ -1,7 +1,8 @@
 """What one warp does: quads of values, rule calls on them, sums in the pinned order.
 
 A quad is the four consecutive values that one thread owns in a row of 128, as a tuple. Quads past the end of a
-chunk hold zeros, and zeros stay zeros through every rule, so that sums need no masks.
+chunk hold zeros, and zeros stay zeros through every rule, so that sums need no masks; but LAMB's direction is 0/0
+there if eps is 0 (`before`).
 
 No variable that is a tuple is assigned in two places or carried round a loop: NVVM before 13.4 never ends on one.
 """
@@ -245,6 +246,17 @@ def lars_gradients(
     if row >= 0:
         a, b, c, d = centralized(decayed, means, row, first, last, length)
     return a, b, c, d
+
+
+@cuda_function
+def before(x: Any, first: Any, last: Any, zero: Any) -> Any:
+    """Return the quad at `first` with zeros from `last` on, where a rule may have made 0/0 of zeros."""
+    return (
+        x[0] if first < last else zero,
+        x[1] if first + 1 < last else zero,
+        x[2] if first + 2 < last else zero,
+        x[3] if first + 3 < last else zero,
+    )
 
 
 @cuda_function
