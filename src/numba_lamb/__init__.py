@@ -4,6 +4,7 @@ from numba_lamb import callbacks, checkpoint, schedules
 from numba_lamb.history import History
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.optimizers.lamb import Lamb
+from numba_lamb.optimizers.lans import Lans
 from numba_lamb.optimizers.lars import Lars
 from numba_lamb.optimizers.momentum import Momentum
 from numba_lamb.resume import load, save
@@ -17,6 +18,7 @@ __all__ = [
     "FlatLayout",
     "History",
     "Lamb",
+    "Lans",
     "Lars",
     "Layer",
     "Momentum",

@@ -69,7 +69,7 @@ from numba_lamb.kernels.cpu import passes
 kernels = [k for k in vars(passes).values() if isinstance(k, numba_lamb._compile.Kernel)]
 print(len(kernels), sum(len(twin.signatures) for kernel in kernels for twin in kernel))
 """
-    assert run_python(code) == "14 0"
+    assert run_python(code) == "19 0"
 
 
 def test_a_second_process_finds_the_first_ones_code(tmp_path: Path) -> None:

@@ -181,3 +181,55 @@ def test_parameters_without_values(gpu: Gpu, maker: str) -> None:
     pair.step(weights)
     pair.check()
     assert pair.gpu_optimizer.global_step == 1
+
+
+LANS_SIZES = [1, 127, 129, 4097]
+
+
+def lans_pair(gpu: Gpu, eps: float = 1e-3, misaligned_by: int = 0) -> Pair:
+    """Layers that end in the middle of a row or a chunk, one that is centralized, and one in float64."""
+    random = np.random.default_rng(4)
+    weights: dict[str, Any] = {f"w{n}": random.standard_normal(n).astype("f4") for n in LANS_SIZES}
+    weights |= {"zero": np.zeros(5, "f4"), "wide": random.standard_normal(130)}
+    weights["conv"] = random.standard_normal((3, 5, 9)).astype("f4")
+
+    def make(params: dict[str, Any]) -> Any:
+        flat = {name: array for name, array in params.items() if name != "conv"}
+        conv = {"params": {"conv": params["conv"]}, "grad_centralization": True, "weight_decay": 0.0}
+        return nl.Lans(
+            [{"params": flat}, conv],
+            0.02,
+            0.8,
+            0.95,
+            eps,
+            0.1,
+            weight_norm_bounds=(0.0, 40.0),
+            adapt_filter=lambda layer: layer.size != 127,
+            nonfinite="skip",
+        )
+
+    return Pair(gpu, weights, make, misaligned_by)
+
+
+@pytest.mark.parametrize("misaligned_by", [0, 8])
+def test_lans_gives_the_cpus_bytes(gpu: Gpu, misaligned_by: int) -> None:
+    pair = lans_pair(gpu, misaligned_by=misaligned_by)
+    random = np.random.default_rng(5)
+    for step in range(3):
+        gradients: dict[str, Any] = gradients_like(pair.on_cpu, random)
+        if step == 1:
+            gradients["w129"] = None
+            gradients["w4097"] *= np.float32(1e-42)
+        pair.step(gradients)
+    pair.check()
+    assert all(np.isfinite(values).all() for values in pair.on_cpu.values())
+
+
+def test_a_step_of_lans_that_is_not_finite_is_left_out(gpu: Gpu) -> None:
+    pair = lans_pair(gpu, eps=1e-30)
+    gradients = gradients_like(pair.on_cpu, np.random.default_rng(6))
+    pair.step(gradients)
+    gradients["w129"] = np.full(129, np.nan, "f4")
+    pair.step(gradients)
+    pair.check()
+    assert [opt.skipped_steps for opt in pair.both] == [1, 1]

@@ -21,7 +21,7 @@ from tests.helpers import run_python
 
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
 
-from numba_lamb.kernels.cuda import frame, passes
+from numba_lamb.kernels.cuda import frame, lans, passes
 
 STEP_KERNELS = [
     frame.open_step,
@@ -31,8 +31,16 @@ STEP_KERNELS = [
     frame.decay_weights,
     frame.row_means,
 ]
+LANS_KERNELS = [
+    lans.lans_squares,
+    lans.lans_normalize,
+    lans.lans_advance,
+    lans.lans_ratio,
+    lans.lans_descend,
+]
 KERNELS = [
     *STEP_KERNELS,
+    *LANS_KERNELS,
     passes.lamb_advance,
     passes.lamb_other_norm,
     passes.lamb_ratio,
@@ -58,6 +66,11 @@ REGISTERS = {
     "lamb_other_norm": (96, 120),
     "lamb_ratio": (72, 72),
     "lamb_descend": (80, 112),
+    "lans_squares": (104, 112),
+    "lans_normalize": (40, 40),
+    "lans_advance": (128, 160),
+    "lans_ratio": (64, 64),
+    "lans_descend": (96, 120),
     "lars_sums": (80, 96),
     "lars_ratio": (80, 80),
     "lars_update": (104, 128),
@@ -70,6 +83,9 @@ QUADS = {
     "lamb_advance": (8, 4),
     "lamb_other_norm": (4, 0),
     "lamb_descend": (6, 2),
+    "lans_squares": (2, 0),
+    "lans_advance": (4, 2),
+    "lans_descend": (4, 1),
     "lars_sums": (4, 0),
     "lars_update": (6, 4),
 }
@@ -159,11 +175,12 @@ def test_every_kernel_is_looked_at_here() -> None:
     """And is found by its name where `CudaPart` looks it up."""
     found = [
         value
-        for module in (passes, frame)
+        for module in (passes, frame, lans)
         for value in vars(module).values()
         if isinstance(value, FunctionType) and value.__module__ == module.__name__
     ]
-    assert found == [*KERNELS[len(STEP_KERNELS) :], *STEP_KERNELS]
+    others = KERNELS[len(STEP_KERNELS) + len(LANS_KERNELS) :]
+    assert found == [*others, *STEP_KERNELS, *LANS_KERNELS]
     assert set(REGISTERS) == set(BY_NAME)
     assert passes.KERNELS == BY_NAME
     assert len(BY_NAME) == len(KERNELS)

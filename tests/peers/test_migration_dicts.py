@@ -333,5 +333,5 @@ def test_an_empty_dict_passes() -> None:
 
 
 def test_kinds_are_ours() -> None:
-    with pytest.raises(ValueError, match="kind must be one of Lamb, Lars, Momentum, not 'Adam'"):
+    with pytest.raises(ValueError, match="kind must be one of Lamb, Lans, Lars, Momentum, not 'Adam'"):
         options_of("Adam", foreign.adamw())

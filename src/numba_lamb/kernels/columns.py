@@ -11,8 +11,8 @@ ADDRESSES = 4
 
 # ADAPT says whether a layer has a trust ratio in this step; where it is 0 the ratio is 1. RESCALE is the
 # gradient's factor: that of clipping over the loss scale.
-# Lamb: all to EPS, decoupled DECAY. Lars and Momentum: BETA1 is the momentum, coupled DECAY, and the direction
-# is VELOCITY*v + LOOKAHEAD*g.
+# Lamb and Lans: all to EPS, decoupled DECAY. Lars and Momentum: BETA1 is the momentum, coupled DECAY, and the
+# direction is VELOCITY*v + LOOKAHEAD*g.
 ADAPT, BETA1, DECAY, RESCALE = range(4)
 COMPLEMENT1, CORRECTION1, BETA2, COMPLEMENT2, CORRECTION2, EPS = range(4, 10)
 VELOCITY, LOOKAHEAD = range(4, 6)
@@ -20,17 +20,21 @@ VELOCITY, LOOKAHEAD = range(4, 6)
 SHRINK = 10
 HYPER = 11
 
-# A chunk's sums of squares: of w; of what the other norm is of; of the gradient, where a rule asks for it.
-WEIGHT_SQUARES, UPDATE_SQUARES, GRADIENT_SQUARES = range(3)
-SUMS = 3
+# A chunk's sums of squares: of w; of what the other norm is of; of the gradient, where a rule asks for it; of
+# the direction that Lans makes of the gradient alone.
+WEIGHT_SQUARES, UPDATE_SQUARES, GRADIENT_SQUARES, GRADIENT_UPDATE_SQUARES = range(4)
+SUMS = 4
 
-# UPDATE_NORM is the gradient's norm in Lars.
-WEIGHT_NORM, UPDATE_NORM, RATIO = range(3)
-NORMS = 3
+# UPDATE_NORM is the gradient's norm in Lars. The rest is Lans's: the gradient's norm, and norm and ratio of the
+# direction that is made of the gradient alone.
+WEIGHT_NORM, UPDATE_NORM, RATIO, GRADIENT_NORM, GRADIENT_UPDATE_NORM, GRADIENT_RATIO = range(6)
+NORMS = 6
 
-# The factor of what enters the first moment, and of what is taken from the weights.
+# The factor of what enters the first moment, and of what is taken from the weights. Lans: what the gradient is
+# divided by, and the factor of the direction that is made of the gradient alone.
 ADVANCE, DESCEND = range(2)
-SCALES = 2
+DIVISOR, GRADIENT_DESCEND = 0, 2
+SCALES = 3
 
 # DECAYED is the factor of the group's decay, DECOUPLED whether it shrinks the weights in place of entering the
 # direction. SIGN is -1 to maximize. CHECKED: gradients must be finite. MAX_GRAD_NORM is 0 for no clip.

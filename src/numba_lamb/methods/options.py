@@ -183,7 +183,7 @@ class Method:
         common = {
             columns.SIGN: -1.0 if found["maximize"] else 1.0,
             columns.CHECKED: found["nonfinite"] != "propagate",
-            columns.MAX_GRAD_NORM: found["max_grad_norm"] or 0.0,
+            columns.MAX_GRAD_NORM: found.get("max_grad_norm") or 0.0,
         }
         return Row(row.hyper, {**row.hyper64, **common}, row.bound, row.adapts, row.held)
 
@@ -226,4 +226,4 @@ COMMON = (
         meaning="What is done about a gradient that is infinite or NaN.",
     ),
 )
-"""What every optimizer has."""
+"""What every optimizer has; one whose step no clip changes leaves ``max_grad_norm`` out."""

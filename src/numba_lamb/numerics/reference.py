@@ -123,6 +123,57 @@ def lamb(
     return LambStep(w - learning_rate * r * u, m, v, r, weight_norm, update_norm)
 
 
+class LansStep(NamedTuple):
+    """What one LANS step makes of one layer; what is of the gradient is of c."""
+
+    w: Float64
+    m: Float64
+    v: Float64
+    trust_ratio: float
+    gradient_trust_ratio: float
+    weight_norm: float
+    update_norm: float
+    gradient_update_norm: float
+    gradient_norm: float
+
+
+def lans(
+    w: ArrayLike,
+    g: ArrayLike,
+    m: ArrayLike,
+    v: ArrayLike,
+    t: int,
+    *,
+    learning_rate: float,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    adapt: bool = True,
+    weight_floor: float = 0.0,
+    weight_limit: float = np.inf,
+) -> LansStep:
+    """Return one LANS step on one layer.
+
+    Zheng et al., "Accelerated Large Batch Optimization of BERT Pretraining in 54 minutes", Algorithm 2, with a
+    gradient that is 0 left as it is. ``t`` counts from 1.
+    """
+    w, g, m, v = (np.asarray(array, dtype=np.float64) for array in (w, g, m, v))
+    gradient_norm = float(np.linalg.norm(g.ravel()))
+    if gradient_norm > 0:
+        g = g / gradient_norm
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * np.square(g)
+    root = np.sqrt(v / (1 - beta2**t)) + eps
+    directions = [made / root + weight_decay * w for made in (m / (1 - beta1**t), g)]
+    weight_norm = float(np.linalg.norm(w.ravel()))
+    phi = min(max(weight_norm, weight_floor), weight_limit)
+    norms = [float(np.linalg.norm(direction.ravel())) for direction in directions]
+    r, r_c = (phi / norm if adapt and phi > 0 and norm > 0 else 1.0 for norm in norms)
+    step = beta1 * r * directions[0] + (1 - beta1) * r_c * directions[1]
+    return LansStep(w - learning_rate * step, m, v, r, r_c, weight_norm, norms[0], norms[1], gradient_norm)
+
+
 class Trust(NamedTuple):
     """How LARS makes its ratio: whose formula, and its numbers."""
 

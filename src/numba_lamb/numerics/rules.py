@@ -33,6 +33,12 @@ usable gradient       ``|g/loss_scale| <= bound``: LAMB 2^63 in float32 and 2^51
                       have a finite sum; where ``max_grad_norm <= bound``, any finite one
 row mean              element ``j`` of a row to lane ``j % 128`` in float64, then the lane tree; cast once
 ``lr * r``            float64, cast once
+LANS's ``g~``         ``(rescale*g)/||rescale*g||`` of the layer, after centralization: squares and sums as above,
+                      the norm cast once, IEEE ``/`` in the parameter's dtype; 0 where the norm is 0
+LANS's c              u with ``g~`` in the place of ``m/(1-beta1^t)``; its ratio is LAMB's with ``||c||``
+LANS's step           ``lr*beta1*r`` and ``lr*(1-beta1)*r_c``: float64, cast once; w less the first times u, then
+                      less the second times c, both directions made of the weights before the step
+usable in LANS        LAMB's bound, at most 2^480, from which a layer's norm stays below the largest number
 ====================  ==========================================================================
 
 The functions here are plain Python. Each target compiles its own copy (`numba_lamb._compile.bind`), with
@@ -124,6 +130,21 @@ def lamb_direction(w: Any, m: Any, v: Any, correction1: Any, correction2: Any, e
 def lamb_eps_in_root(w: Any, m: Any, v: Any, correction1: Any, correction2: Any, eps: Any, decay: Any) -> Any:
     """``(m/(1-beta1^t)) / sqrt(v/(1-beta2^t) + eps) + decay*w``, which some formulas take the norm of."""
     return fma(decay, w, (m * correction1) / math.sqrt(fma(v, correction2, eps)))
+
+
+def lans_divisor(norm: Any) -> Any:
+    """Return what a layer's gradient is divided by: its norm, infinity where that is 0; float64."""
+    return norm if norm != 0 else math.inf
+
+
+def normalized(g: Any, divisor: Any) -> Any:
+    """``g~ = g / ||g||``."""
+    return g / divisor
+
+
+def lans_scale(rate: Any, share: Any, ratio: Any) -> Any:
+    """``lr * share * r``, with the shares ``beta1`` and ``1-beta1`` of LANS's two directions; float64."""
+    return rate * share * ratio
 
 
 def decayed_gradient(g: Any, w: Any, rescale: Any, decay: Any) -> Any:
@@ -223,6 +244,11 @@ def clipped_ratio(ratio: Any, rate: Any, phi: Any, guard: Any) -> Any:
 def second_moment_bound(largest: Any) -> Any:
     """``2^k <= sqrt(largest)/2``: no mean of squares up to it, and no corrected one, leaves the dtype; float64."""
     return 2.0 ** (math.frexp(largest)[1] // 2 - 1)
+
+
+def lans_bound(largest: Any) -> Any:
+    """`second_moment_bound`, at most 2^480: below it a layer's norm of 2^63 values is finite in the dtype."""
+    return min(second_moment_bound(largest), 2.0**480)
 
 
 def momentum_bound(largest: Any, momentum: Any) -> Any:

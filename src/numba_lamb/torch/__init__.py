@@ -2,7 +2,8 @@
 
 from numba_lamb.torch import telemetry as _telemetry  # noqa: F401  (what History finds is registered there)
 from numba_lamb.torch.lamb import Lamb
+from numba_lamb.torch.lans import Lans
 from numba_lamb.torch.lars import Lars, Momentum
 from numba_lamb.torch.schedule import ScheduleLR
 
-__all__ = ["Lamb", "Lars", "Momentum", "ScheduleLR"]
+__all__ = ["Lamb", "Lans", "Lars", "Momentum", "ScheduleLR"]

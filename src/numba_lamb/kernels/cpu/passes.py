@@ -32,6 +32,13 @@ from numba_lamb.kernels.cpu.chunks import (
     update_chunk,
 )
 from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to
+from numba_lamb.kernels.cpu.lans import (
+    lans_advance,
+    lans_descend,
+    lans_normalize,
+    lans_ratio,
+    lans_squares,
+)
 from numba_lamb.kernels.cpu.sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
 from numba_lamb.layout import CHUNK
 
@@ -239,6 +246,11 @@ KERNELS: dict[str, Kernel] = {
         lamb_other_norm,
         lamb_ratio,
         lamb_descend,
+        lans_squares,
+        lans_normalize,
+        lans_advance,
+        lans_ratio,
+        lans_descend,
         lars_sums,
         lars_ratio,
         lars_update,

@@ -6,10 +6,10 @@ whose gradients are not finite runs to its end and changes nothing.
 
 A step is ``open_step``, which also checks the gradients; the clip kernels where asked for; ``decay_weights`` where
 decay is outside the direction; ``row_means`` where gradients are centralized; then for Lamb ``lamb_advance``,
-``lamb_other_norm`` where a ratio divides by another norm, ``lamb_ratio``, ``lamb_descend``, and for Lars and
-Momentum ``lars_sums`` (where a layer adapts), ``lars_ratio``, ``lars_update``. The last one walks the chunks
-backwards, because what the one before it touched last is still in the L2 cache. A kernel that keeps a layer on the
-chip between its two passes would stand in for those three.
+``lamb_other_norm`` where a ratio divides by another norm, ``lamb_ratio``, ``lamb_descend``, for Lans the kernels
+of `numba_lamb.kernels.cuda.lans`, and for Lars and Momentum ``lars_sums`` (where a layer adapts), ``lars_ratio``,
+``lars_update``. The last one walks the chunks backwards, because what the one before it touched last is still in
+the L2 cache. A kernel that keeps a layer on the chip between its two passes would stand in for those three.
 """
 
 import math
@@ -32,6 +32,7 @@ from numba_lamb.kernels.cuda.frame import (
     scale_gradients,
 )
 from numba_lamb.kernels.cuda.intrinsics import load_rows, pointer_to, zero_like
+from numba_lamb.kernels.cuda.lans import LANS_KERNELS
 from numba_lamb.kernels.cuda.warp import (
     QUAD,
     add_lanes,
@@ -379,6 +380,7 @@ KERNELS: dict[str, Callable[[Any, Any], None]] = {
         lamb_other_norm,
         lamb_ratio,
         lamb_descend,
+        *LANS_KERNELS,
         lars_sums,
         lars_ratio,
         lars_update,

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from numba_lamb.methods.table import METHODS
+
 _LAMB = "step exp_avg exp_avg_sq"
 _NORMS = "weight_norm adam_norm trust_ratio"
 _EIGHT_BIT = ("qmap", "absmax", "max1", "max2", "new_max", "__bnb_optimizer")
@@ -150,8 +152,8 @@ _FORMULAS = frozenset(
 )
 """Group keys that stand for a formula: where a source has no such key, it is not the source."""
 
-_OURS = {"Lamb": "betas", "Lars": "trust_coefficient", "Momentum": "momentum"}
-"""A group key that each class of ours has and those before it lack."""
+_OURS = tuple(METHODS)
+"""The classes of this package."""
 
 
 def known() -> str:
@@ -161,11 +163,11 @@ def known() -> str:
 
 def ours(groups: Sequence[Mapping[str, Any]]) -> str | None:
     """Return which class of this package wrote `groups`, or None."""
-    if any("variant" in group or "nonfinite" in group for group in groups):
-        for kind, key in _OURS.items():
-            if key in groups[0]:
-                return kind
-    return None
+    if not any("variant" in group or "nonfinite" in group for group in groups):
+        return None
+    # Groups of an older version may lack options, and one class may have all of another's.
+    own = {kind: {*METHODS[kind].names} for kind in _OURS}
+    return max(_OURS, key=lambda kind: (len(own[kind] & groups[0].keys()), -len(own[kind])))
 
 
 def our_class(other: torch.optim.Optimizer) -> str | None:
