@@ -39,11 +39,12 @@ class CudaBucket(Bucket):
         super().__init__(layout, dtype, parameters)
         self.device = device
         count, chunks = len(self.layers), len(self.table.chunks)
+        compute, state = self.precision.compute, self.precision.state
         self.told = Block(
             {
                 "args": ((fields.FIELDS,), np.int64),
                 "addresses": ((count, columns.ADDRESSES), np.int64),
-                "hyper": ((count, columns.HYPER), dtype),
+                "hyper": ((count, columns.HYPER), compute),
                 "hyper64": ((count, columns.HYPER64), np.float64),
                 "constants": ((fields.CONSTANTS_COUNT,), np.float64),
             }
@@ -60,7 +61,7 @@ class CudaBucket(Bucket):
                 "updated": ((count,), np.int64),
                 "steps": ((count,), np.int64),
                 "rates": ((count,), np.float64),
-                "scales": ((count, columns.SCALES), dtype),
+                "scales": ((count, columns.SCALES), compute),
                 "squares": ((count,), np.float64),
                 "sums": ((chunks, columns.SUMS), np.float64),
                 "nonfinite": ((chunks,), np.int32),
@@ -70,9 +71,9 @@ class CudaBucket(Bucket):
         # Norms and marks lie side by side at the start.
         written = self._work.memory[: self._work.offsets["steps"]]
         self._snapshots = Snapshots(device, self._work_memory.address, written)
-        self._state_memory = {name: device.zeros(self.table.extent * dtype.itemsize) for name in state_names}
+        self._state_memory = {name: device.zeros(self.table.extent * state.itemsize) for name in state_names}
         for column, memory in enumerate(self._state_memory.values(), start=columns.EXP_AVG):
-            self.addresses[:, column] = memory.address + self.table.offsets * dtype.itemsize
+            self.addresses[:, column] = memory.address + self.table.offsets * state.itemsize
         self._place_tables()
         # Whether kernels read the gradients before the update.
         self._looks = False
@@ -138,7 +139,7 @@ class CudaBucket(Bucket):
                     "first_row": self.first_row,
                     "row_lengths": self.row_lengths,
                     "row_table": self.row_table,
-                    "means": np.zeros(len(self.row_table), dtype=self.dtype),
+                    "means": np.zeros(len(self.row_table), dtype=self.precision.compute),
                 }
             )
             self._rows_memory[self.centralized] = block, self._sent(block)
@@ -238,14 +239,16 @@ class CudaBucket(Bucket):
                 self.device.read(int(self.args[fields.OWNED_STEPS]), owned)
                 values["steps"] = owned.astype(np.int64)
             for name, memory in self._state_memory.items():
-                values[name] = np.empty(self.table.extent, dtype=self.dtype)
+                values[name] = np.empty(self.table.extent, dtype=self.precision.state)
                 self.device.read(memory.address, values[name])
         return values
 
     def blank(self) -> dict[str, NDArray[Any]]:
         """Return zeros of the form of `saved`."""
         values = {name: np.zeros_like(self._work.tables[name]) for name in ("steps", "updated", "norms")}
-        return values | {name: np.zeros(self.table.extent, dtype=self.dtype) for name in self._state_memory}
+        return values | {
+            name: np.zeros(self.table.extent, dtype=self.precision.state) for name in self._state_memory
+        }
 
     def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `saved` returned, of this bucket or of one with the first of its layers."""
