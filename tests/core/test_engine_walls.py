@@ -1,6 +1,7 @@
 """What low precision and sharding will stand on: dtypes apart, and sums that come from elsewhere."""
 
 import threading
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def test_a_layer_in_pieces_has_the_norms_of_the_whole(make: Any) -> None:
     rng = np.random.default_rng(4)
     whole = rng.standard_normal(4 * CHUNK + 77).astype(np.float32)
     cuts = [0, CHUNK, 3 * CHUNK, whole.size]
-    parts = [whole[a:b].copy() for a, b in zip(cuts, cuts[1:], strict=False)]
+    parts = [whole[a:b].copy() for a, b in pairwise(cuts)]
     single, pieces = make(whole), [Piece(part, make) for part in parts]
     chunks = [len(piece.opt._buckets[0].sums) for piece in pieces]
     barrier, told = threading.Barrier(len(pieces), timeout=60), [np.zeros(0)] * len(pieces)

@@ -40,7 +40,7 @@ class CudaBucket(Bucket):
         self.device = device
         count, chunks = len(self.layers), len(self.table.chunks)
         compute, state = self.precision.compute, self.precision.state
-        self.told = Block(
+        self.host = Block(
             {
                 "args": ((fields.FIELDS,), np.int64),
                 "addresses": ((count, columns.ADDRESSES), np.int64),
@@ -49,12 +49,12 @@ class CudaBucket(Bucket):
                 "constants": ((fields.CONSTANTS_COUNT,), np.float64),
             }
         )
-        self.told.fill({"addresses": self.addresses, "hyper": self.hyper, "hyper64": self.hyper64})
-        told = self.told.tables
-        self.addresses, self.hyper, self.hyper64 = told["addresses"], told["hyper"], told["hyper64"]
-        self.args, self.constants = told["args"], told["constants"]
+        self.host.fill({"addresses": self.addresses, "hyper": self.hyper, "hyper64": self.hyper64})
+        host = self.host.tables
+        self.addresses, self.hyper, self.hyper64 = host["addresses"], host["hyper"], host["hyper64"]
+        self.args, self.constants = host["args"], host["constants"]
         self.constants[fields.LARGEST] = self.largest
-        self.mirror = Mirror(device, self.told.memory)
+        self.mirror = Mirror(device, self.host.memory)
         self._work = Block(
             {
                 "norms": ((count, columns.NORMS), np.float64),
@@ -94,13 +94,13 @@ class CudaBucket(Bucket):
         self._tables_memory = self._sent(self._tables)
         self.args[fields.LAYERS] = len(self.layers)
         self.args[fields.CHUNK_COUNT] = len(self.table.chunks)
-        told, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
+        host, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
         for field, name in (
             (fields.ADDRESSES, "addresses"),
             (fields.HYPER64, "hyper64"),
             (fields.CONSTANTS, "constants"),
         ):
-            self.args[field] = told + self.told.offsets[name]
+            self.args[field] = host + self.host.offsets[name]
         for field, name in (
             (fields.NORMS, "norms"),
             (fields.UPDATED, "updated"),
@@ -198,8 +198,8 @@ class CudaBucket(Bucket):
         }.get(name)
         if warps is None:
             warps = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
-        told = self.mirror.address
-        return Launch(function, warps, told + self.told.offsets["args"], told + self.told.offsets["hyper"])
+        host = self.mirror.address
+        return Launch(function, warps, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
 
     # -- what the kernels wrote ----------------------------------------------------------------------------
 
