@@ -197,7 +197,7 @@ class History:
     def _tables(self) -> "_Built":
         if self._built is None:
             records = list(islice(self._records, max(0, len(self._records) - len(self) - 1), None))
-            self._built = _Built(records, self.layers, self.optimizer._statistics)
+            self._built = _Built(records, self.layers, self.optimizer._method.statistics)
         return self._built
 
     # For others to read ------------------------------------------------------------------------------

@@ -43,11 +43,7 @@ OPTIONS = {
     ("Lamb", "foreach"): "every step is one kernel over all parameters",
     ("Lamb", "differentiable"): "a step cannot be differentiated",
     ("Lamb", "capturable"): "capture_steps=N lets a CUDA graph capture steps",
-    ("Lamb", "maximize"): "give gradients of the other sign",
-    ("Lamb", "variant"): "numba_lamb.torch has it",
-    ("Lamb", "trust_clip"): "numba_lamb.torch has it",
     ("Lamb", "loss_scale"): "give gradients divided by it",
-    ("Lamb", "grad_centralization"): "a group has it: [{'params': params, 'grad_centralization': True}]",
     ("Momentum", "nesterov"): "did you mean 'use_nesterov'?",
     ("Momentum", "betas"): "its one decay rate is momentum",
     ("Momentum", "coefficient"): "Lars has it",
@@ -56,7 +52,7 @@ OPTIONS = {
         "Momentum",
         "closure",
     ): "its options are learning_rate, momentum, weight_decay, loss_scale, use_nesterov, "
-    "decay_filter, max_grad_norm, nonfinite, num_threads, capture_steps",
+    "maximize, max_grad_norm, grad_centralization, decay_filter, nonfinite, num_threads, capture_steps",
     ("Lars", "trust_coefficient"): "did you mean 'coefficient'?",
     ("Lars", "eps"): "did you mean 'epsilon'?",
     ("Lars", "lr"): "give it to the Momentum: Lars(Momentum(params, learning_rate, momentum))",
@@ -133,7 +129,7 @@ CALLS |= {
     "loss_scale": (
         lambda: nl.Momentum([array()], 0.1, 0.9, loss_scale=-1),
         ValueError,
-        "loss_scale must be an int or float > 0 and finite, got -1.0",
+        "loss_scale must be a number > 0 and finite, got -1",
     ),
     "Lars of params": (lambda: nl.Lars([array()]), TypeError, f"{LARS}list; {WRAP}"),
     "Lars of params, lr": (lambda: nl.Lars([array()], lr=0.1), TypeError, f"{LARS}list; {WRAP}"),  # type: ignore[call-arg]
@@ -178,8 +174,8 @@ CALLS |= {
     "centralization": (
         lambda: nl.Lamb([{"params": {"w": array()}, "grad_centralization": True}], 0.1),
         ValueError,
-        "'grad_centralization' of group 0 is True, but parameter 'w' is no convolution kernel: it has 1 "
-        "dimensions; centralization needs at least 3",
+        "grad_centralization of group 0 must be False for 'w', which has 1 dimensions of at least 3, got True; "
+        "put convolution kernels into a group of their own",
     ),
     "class as rate": (
         lambda: nl.Lamb([array()], nl.schedules.WarmUpLR),
@@ -284,7 +280,6 @@ if torch:
         ("Lamb", "differentiable"): "a step cannot be differentiated",
         ("Lamb", "num_threads"): "torch.set_num_threads sets the number",
         ("Lamb", "loss_scale"): "torch.amp.GradScaler divides gradients by one",
-        ("Lamb", "grad_centralization"): "the NumPy API has it",
         ("Lamb", "decoupled_weight_decay"): "decoupled_decay=True or variant='adamw' decays as AdamW does",
         ("Lars", "coefficient"): "did you mean 'trust_coefficient'?",
         ("Lars", "lars_filter"): "did you mean 'adapt_filter'?",
@@ -292,7 +287,7 @@ if torch:
         ("Momentum", "use_nesterov"): "did you mean 'nesterov'?",
         ("Momentum", "dampening"): "gradients enter the momentum buffer whole",
         ("Momentum", "eps"): "its options are lr, momentum, weight_decay, nesterov, maximize, max_grad_norm, "
-        "decay_filter, nonfinite, fused_amp",
+        "grad_centralization, decay_filter, nonfinite, fused_amp",
     }
     for (kind, name), way in TORCH_OPTIONS.items():
         CALLS[f"{name} of PyTorch's {kind}"] = (

@@ -166,7 +166,7 @@ def test_filters_that_change_parameters_are_found_out() -> None:
     assert first.tolist() == pytest.approx([0.9] * 8)
 
     def never_still(layer: Any) -> bool:
-        opt.param_groups[0]["weight_decay"] += 0.5
+        opt.param_groups[0]["eps"] *= 2.0
         return True
 
     opt = Lamb([first], lr=0.1, decay_filter=never_still)

@@ -137,7 +137,7 @@ def test_a_rate_below_0_by_rounding_is_0(make: Any, name: str, tensor: bool) -> 
     expected = trained(0.0)
     for small in (-5e-324, -2.96e-20, -1e-12):
         assert_same(trained(torch.tensor(small, dtype=torch.float64) if tensor else small), expected)
-    with pytest.raises(ValueError, match=f"^{name} must be >= 0 and < 3.4e"):
+    with pytest.raises(ValueError, match=f"^{name} must be a number >= 0 and < 3.4e"):
         make([parameter(3)], **{name: -1.1e-12})
 
 

@@ -117,7 +117,7 @@ def test_lars(
         always_adapt=always,
     )
     adapts = (formula.always_adapt if always is None else always) or decay > 0
-    trust = reference.Trust(variant, 0.1, formula.epsilon, clip) if adapts else None
+    trust = reference.Trust(variant, 0.1, formula.eps, clip) if adapts else None
     for _ in range(3):
         g = rng.standard_normal(40) * (zeros not in ("gradient", "both"))
         param.grad = torch.from_numpy(g)

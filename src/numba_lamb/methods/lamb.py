@@ -7,12 +7,12 @@ from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import choice, flag, floating, pair, rate, real
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
-    COMMON,
     DECAY_FILTER,
     Method,
     Option,
     Row,
     at_least_0,
+    common,
     maybe_flag,
 )
 from numba_lamb.numerics import rules
@@ -105,9 +105,7 @@ LAMB = Method(
             in_variant=True,
             meaning="Whether weights shrink by ``lr*decay`` beforehand, in place of decay in the direction.",
         ),
-        *COMMON,
-        DECAY_FILTER,
-        ADAPT_FILTER,
+        *common(DECAY_FILTER, ADAPT_FILTER),
     ),
     columns=_columns,
     variants=LAMB_VARIANTS,

@@ -8,13 +8,13 @@ from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import choice, flag, floating, maybe, rate
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
-    COMMON,
     DECAY_FILTER,
     Method,
     Option,
     Refused,
     Row,
     at_least_0,
+    common,
     maybe_flag,
 )
 from numba_lamb.numerics import rules
@@ -82,7 +82,7 @@ MOMENTUM = Method(
     kernels="lars",
     needs_steps=False,
     statistics=_STATISTICS,
-    options=(_lr(1e-3), *_OPTIONS, *COMMON, DECAY_FILTER),
+    options=(_lr(1e-3), *_OPTIONS, *common(DECAY_FILTER)),
     columns=_momentum,
 )
 LARS = Method(
@@ -127,9 +127,7 @@ LARS = Method(
             alias=("use_clip",),
             meaning="Whether the layer's rate is the smaller of ratio and rate.",
         ),
-        *COMMON,
-        DECAY_FILTER,
-        ADAPT_FILTER,
+        *common(DECAY_FILTER, ADAPT_FILTER),
     ),
     columns=_lars,
     variants=LARS_VARIANTS,

@@ -7,7 +7,7 @@ from typing import Any
 
 from numba_lamb.groups import check_live_group
 from numba_lamb.layout import Layer
-from numba_lamb.methods.checks import is_mutable, plain
+from numba_lamb.methods.checks import compared, is_mutable, plain
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.methods.table import METHODS
 from numba_lamb.rates import RATE_KEYS, Rate, RateCache
@@ -129,7 +129,7 @@ class LiveGroups:
 
     def _now(self) -> list[Any]:
         names = self._option_keys()
-        return [[plain(group[key]) for key in names] for group in self.dicts]
+        return [[compared(group[key]) for key in names] for group in self.dicts]
 
     def _option_keys(self) -> list[str]:
         return [key for key in self._defaults if key not in RATE_KEYS]
@@ -203,7 +203,7 @@ class LiveGroups:
         """Return the rate that a group has under `key` now."""
         given = self.dicts[index][key]
         shared = given is self._defaults[key]
-        name = CONSTRUCTOR_NAMES.get(key, key) if shared else f"{key!r} of group {index}"
+        name = CONSTRUCTOR_NAMES.get(key, key) if shared else f"{key} of group {index}"
         return self._rates.get((index, key), given, name)
 
     def values(self, key: str, step: int) -> list[float]:
