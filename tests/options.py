@@ -150,7 +150,7 @@ def good_values(check: Check) -> list[Any]:
     if kind == "choice":
         return [*made_of["allowed"]]
     if kind in ("real", "floating"):
-        return [0.0, 0.25] if made_of["zero"] else [0.25, 0.5]
+        return [*([0.0] if made_of["zero"] else []), 0.25, 0.5]
     return {"rate": [0.0, 0.05], "flag": [False, True], "layer_filter": [None, wide]}[kind]
 
 

@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import numba_lamb as nl
 from numba_lamb.methods.options import FILTERS, Method
 from numba_lamb.methods.table import METHODS
 from numba_lamb.rates import RATE_KEYS
+from tests.helpers import snapshot
 from tests.options import FRONTS, Key, gradients_of
 
 CASES = [
@@ -79,8 +81,9 @@ def test_what_is_refused_and_that_nothing_has_changed(front: Any, method: Method
             at_work.refuses(error, of_constructor, lambda value=value: setattr(opt, key.argument, value))
         before, kept = front.snapshot(opt), opt.param_groups[1][name]
         opt.param_groups[1][name] = value
-        found = told(lambda: front.step(opt, gradients_of(at_work.params, 99)))
-        assert found == (error, refusal.text(name, " of group 1"))
+        for _ in range(2):
+            found = told(lambda: front.step(opt, gradients_of(at_work.params, 99)))
+            assert found == (error, refusal.text(name, " of group 1"))
         opt.param_groups[1][name] = kept
         assert front.snapshot(opt) == before
     at_work.go_on()
@@ -131,3 +134,55 @@ def test_what_is_taken(front: Any, method: Method, key: Key) -> None:
             assert opt.param_groups[0][key.name] is value
             results.append(front.result(opt))
         assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("front", FRONTS, ids=lambda front: front.name)
+@pytest.mark.parametrize("variant", ["paper", "paddle"])
+def test_a_clip_is_refused_where_the_rate_is_inside(front: Any, variant: str) -> None:
+    lars = METHODS["Lars"]
+    name = "use_clip" if front.name == "numpy" else "trust_clip"
+    text = f"must be False in variant {variant!r}, which has no clip, got True"
+    options = {"variant": variant, name: True}
+    made = told(lambda: front.make_as_named(lars, [(arrays("a"), {})], options))
+    assert made == (ValueError, f"{name} {text}")
+    at_work = Refusing(front, lars)
+    for group in at_work.opt.param_groups:
+        before = front.snapshot(at_work.opt)
+        kept = dict(group)
+        group |= options
+        for _ in range(2):
+            found = told(lambda: front.step(at_work.opt, gradients_of(at_work.params, 99)))
+            assert found[0] is ValueError
+            assert found[1].startswith(name)
+            assert found[1].endswith(text)
+        group.update(kept)
+        assert front.snapshot(at_work.opt) == before
+    at_work.go_on()
+
+
+def test_a_wrapper_that_is_refused_leaves_the_momentum_as_it_was() -> None:
+    momentum, twin = (
+        nl.Momentum([{"params": arrays("a")}, {"params": arrays("bb")}], 0.1, 0.9) for _ in "ab"
+    )
+    calls = (
+        {"coefficient": -1.0},
+        {"variant": "paper", "use_clip": True},
+        {"epsilon": 1},
+        {"adapt_filter": 3},
+    )
+    for wrapped in (False, True):
+        before = snapshot(momentum)
+        for options in calls:
+            with pytest.raises((TypeError, ValueError), match=" must be "):
+                nl.Lars(momentum, **options)
+            assert snapshot(momentum) == before
+            assert {*momentum.param_groups[0]} == {*twin.param_groups[0]}
+        for opt in (momentum, twin):
+            opt.step(gradients_of(opt.params, wrapped))
+        assert snapshot(momentum)["state"] == snapshot(twin)["state"]
+        if not wrapped:
+            for opt in (momentum, twin):
+                nl.Lars(opt, coefficient=0.5)
+                opt.param_groups[1]["coefficient"] = 0.25
+                opt.step(gradients_of(opt.params, 7))
+    assert momentum.param_groups[1]["coefficient"] == 0.25

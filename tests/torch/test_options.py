@@ -59,22 +59,6 @@ def test_a_refusal_calls_a_group_the_same_everywhere(kind: Any, name: str) -> No
         assert said.startswith(f"{name} of group {index} must" if index else f"{name} must")
 
 
-@pytest.mark.parametrize("variant", ["paper", "paddle"])
-def test_a_clip_is_refused_where_the_rate_is_inside(variant: str) -> None:
-    p = parameter(3)
-    message = f"trust_clip must be False in variant '{variant}', which has no clip"
-    with pytest.raises(ValueError, match=message):
-        Lars([p], variant=variant, trust_clip=True)
-    opt = Lars([p], variant=variant)
-    steps(opt, [p])
-    before = snapshot(opt)
-    opt.param_groups[0]["trust_clip"] = True
-    fill([p])
-    with pytest.raises(ValueError, match=r"trust_clip.* must be False"):
-        opt.step()
-    assert_same(snapshot(opt), before)
-
-
 @kinds
 def test_unknown_arguments_are_refused(kind: Any) -> None:
     for name in ("foo", "foreach", "fused", "capturable", "differentiable", "momentun"):

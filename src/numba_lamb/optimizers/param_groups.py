@@ -88,14 +88,19 @@ class LiveGroups:
                 group[key] = value
         self.look_again()
 
-    def leave(self, left: Method, method: Method, given: Mapping[str, Any]) -> None:
-        """Undo `become`: have the groups be those of `method` again, which had the options `given`."""
-        for key in {*left.numpy_names} - {*method.numpy_names}:
-            self._defaults.pop(key, None)
-            self._own.pop(key, None)
-            for group in self.dicts:
-                group.pop(key, None)
-        self.become(method, given)
+    def before(self) -> Callable[[], None]:
+        """Return what undoes `become`."""
+        method, defaults, options = self.method, dict(self._defaults), [*map(dict, self.dicts)]
+        own = {key: [*of_groups] for key, of_groups in self._own.items()}
+
+        def undo() -> None:
+            self.method, self._defaults, self._own = method, defaults, own
+            for group, kept in zip(self.dicts, options, strict=True):
+                group.clear()
+                group.update(kept)
+            self.look_again()
+
+        return undo
 
     def decays_by_name(self, index: int) -> bool:
         """Return whether the decay rule by name holds in a group."""
@@ -118,10 +123,12 @@ class LiveGroups:
         if keys != self._seen_keys:
             self.check()
         self._seen_keys = keys
-        # Values that can change in place are looked at in each step.
+        changed = self._now() != self._written
+        # What may yet be refused, and values that can change in place, are looked at anew.
         names = self._option_keys()
-        self._seen = [] if any(is_mutable(group[key]) for group in self.dicts for key in names) else seen
-        return self._now() != self._written
+        anew = changed or any(is_mutable(group[key]) for group in self.dicts for key in names)
+        self._seen = [] if anew else seen
+        return changed
 
     def written(self) -> None:
         """Note that kernels know of the options as they are now."""
@@ -240,7 +247,7 @@ class LiveGroups:
             self.check_tables()
             if key not in RATE_KEYS:
                 self.rows()
-        except (TypeError, ValueError):
+        except BaseException:
             self.unshare(key, before)
             raise
         return before
