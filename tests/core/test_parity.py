@@ -152,6 +152,30 @@ def test_both_front_ends_give_the_same_bytes(name: str, variant: str | None, lay
             assert one == other, (option.name, value)
 
 
+@needs_torch
+@pytest.mark.parametrize(("name", "variant"), [("Lamb", "apex"), ("Lamb", "timm"), ("Lars", "timm")])
+def test_layers_adapt_in_the_steps_in_which_they_are_decayed(name: str, variant: str) -> None:
+    """The decay is a schedule of NumPy's front end, and is set by hand at each step in PyTorch's."""
+
+    def decay(step: int) -> float:
+        return 0.25 * (step % 2)
+
+    layout = {"layers": [((40, 30), np.float32, 1.0)], "mixed": False, "seed": 3}
+    numpy_front, torch_front = (
+        Run(front, METHODS[name], groups_of(METHODS[name], layout), variant=variant) for front in FRONTS
+    )
+    numpy_front.opt.weight_decay = decay
+    for step in range(4):
+        for group in torch_front.opt.param_groups:
+            group["weight_decay"] = decay(step)
+        for run in (numpy_front, torch_front):
+            run.step(step)
+        assert numpy_front.result() == torch_front.result()
+        for stats in (numpy_front.opt.stats(), torch_front.opt.stats()):
+            adapted = [stats[f"trust_ratio/{layer}"] != 1 for layer in ("layer0", "conv", "other")]
+            assert adapted == [step % 2 == 1] * 3
+
+
 # -- every option matters --------------------------------------------------------------------------------------
 
 

@@ -51,7 +51,7 @@ def test_variants_are_as_the_tables_say() -> None:
     for name, adapt, eps, _, place in lars:
         key = name.strip('`"')
         variant = LARS_VARIANTS[key]
-        assert (adapt, float(eps)) == (str(variant.always_adapt), variant.epsilon)
+        assert (adapt, float(eps)) == (str(variant.always_adapt), variant.eps)
         assert place == f"{'inside' if variant.rate_inside else 'outside'} the buffer"
         seen.add(key)
     assert seen == set(LARS_VARIANTS)
