@@ -61,6 +61,7 @@ def _floats(zero: bool, below: float, **_: Any) -> Iterator[Refusal]:
         allowed = f"a float between 0 and {below:g}, both excluded"
     yield from _numbers(allowed, zero, below)
     yield Refusal(1, TypeError, allowed, "1, an int")
+    yield Refusal(10**5000, TypeError, allowed, "an int")
     yield Refusal(np.float32(0.5), TypeError, allowed, f"{np.float32(0.5)!r}, a numpy.float32")
 
 
