@@ -99,9 +99,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any], str]] = {
         r"state\['layers'\]\['c'\] has no 'v'",
     ),
     "a bad number": (
-        changed(lambda tree: tree["optimizer"]["numbers"].update(beta1=1.5)),
+        changed(lambda tree: tree["optimizer"]["groups"][0].update(beta1=1.5)),
         id,
-        "beta1 must be",
+        "beta1 of group 0 must be",
     ),
     "another file": (
         lambda file: nl.checkpoint.save(file, {"optimizer": trained().state_dict()}),

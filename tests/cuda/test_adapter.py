@@ -1,6 +1,7 @@
 """What another library's optimizer asks of a GPU: state and steps of its own, a loss scaler; and nothing more."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
@@ -31,13 +32,15 @@ class Owner:
         self.gpu = gpu
         self.buffers: dict[tuple[str, int], Any] = {}
         self.steps: dict[np.dtype[Any], GpuArray] = {}
-        write_constants: Callable[[Any, Any], None] = base._write_constants  # type: ignore[attr-defined]
+        write_columns: Callable[[Any, Any], None] = base._write_columns  # type: ignore[attr-defined]
 
-        def write(optimizer: Any, part: Any) -> None:
-            write_constants(optimizer, part)
-            self.lend(part)
+        def write(optimizer: Any, parts: Any) -> None:
+            write_columns(optimizer, parts)
+            for part in parts:
+                self.lend(part)
 
-        self.made: Any = type(base.__name__, (base,), {"_write_constants": write, "_state_names": ()})
+        stateless = property(lambda optimizer: replace(optimizer._groups.method, numpy_state=()))
+        self.made: Any = type(base.__name__, (base,), {"_write_columns": write, "_method": stateless})
 
     def lend(self, part: Any) -> None:
         for column in (columns.EXP_AVG, columns.EXP_AVG_SQ):

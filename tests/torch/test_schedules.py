@@ -140,7 +140,7 @@ REFUSED = {
     "negative": (
         lambda: ScheduleLR(MADE, lambda step: -1.0),
         ValueError,
-        "schedule at step 0 must be finite and",
+        "schedule at step 0 must be a number >= 0 and finite, got -1.0",
     ),
     "second group": (
         lambda: ScheduleLR(MADE, [0.1, lambda step: "x"]),
@@ -160,7 +160,7 @@ REFUSED = {
     "text": (
         lambda: ScheduleLR(MADE, "cosine"),
         ValueError,
-        "schedule must be a number, a table, or a callable",
+        "schedule must be a number, an array, an iterable with one value per step, or a callable",
     ),
     "no values": (lambda: ScheduleLR(MADE, []), IndexError, "schedule is a table of 0 values"),
 }

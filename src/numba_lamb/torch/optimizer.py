@@ -14,7 +14,7 @@ from torch import Tensor
 
 from numba_lamb.engine.choose import backend_on
 from numba_lamb.engine.interface import Backend, Plan
-from numba_lamb.methods.checks import LARGEST, flag, is_mutable, plain
+from numba_lamb.methods.checks import LARGEST, compared, flag, is_mutable
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
@@ -281,7 +281,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def _follow_options(self, model: Model, backend: Backend) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
         names = [name for name in self._method.names if name not in RATE_KEYS]
-        options = [[plain(group[name]) for name in names] for group in self.param_groups]
+        options = [[compared(group[name]) for name in names] for group in self.param_groups]
         changed = options != self._written
         if changed:
             self._written = []
