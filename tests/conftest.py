@@ -9,6 +9,10 @@ from hypothesis import settings
 settings.register_profile("numba-lamb", deadline=None)
 settings.load_profile("numba-lamb")
 
+TESTS = Path(__file__).parent
+SLOW_FOLDERS = {("cuda",), ("integrations",)}
+SLOW_FIXTURES = {"gpu", "whole"}
+
 
 @pytest.fixture(scope="session", name="whole")
 def tiny_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -18,3 +22,11 @@ def tiny_training(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("whole")
     assert main(["train", "--quick", "--search", "--epochs", "2", "--out", str(out)]) == 0
     return out
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what compiles CUDA kernels and interprets them, trains networks, or drives trainers."""
+    for item in items:
+        folder = item.path.parent.relative_to(TESTS).parts[:1] if item.path.is_relative_to(TESTS) else ()
+        if folder in SLOW_FOLDERS or SLOW_FIXTURES.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

@@ -16,6 +16,7 @@ from numba_lamb.cli.bench.summary import Row, Spread
 from tests.cuda.double import Gpu, gpu_fixture  # noqa: F401
 
 
+@pytest.mark.slow
 def test_python_m_runs_the_command() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "numba_lamb", "--version"], capture_output=True, text=True, env=os.environ
@@ -76,6 +77,7 @@ def test_the_table_of_bench_fits_a_terminal(
     assert set(title.split()) <= set(found.split())
 
 
+@pytest.mark.slow
 def test_what_others_are_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(info, "_PARTNERS", ("numpy", "no-such-package"))
     found = info.collect()
