@@ -64,7 +64,7 @@ def test_benchmarks_are_found_and_run(tmp_path: Path) -> None:
 
     assert "No problems found" in asv("check", "--python=same")
     asv("machine", "--yes")
-    bench = r"^steps\.Step\.time_step\('lamb', '200-tiny'\)"
+    bench = r"^step\.Step\.time_step\('lamb', '200-tiny'\)"
     output = asv("run", "--python=same", "--quick", "--dry-run", "--show-stderr", "--bench", bench)
     assert "failed" not in output
     assert re.search(r"\d+(\.\d+)?\s*[±+]?\S*\s*[mμun]?s", output), output
