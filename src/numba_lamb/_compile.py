@@ -4,6 +4,8 @@ error_model="numpy"
     Python's model tests each divisor for zero, which blocks vectorisation (8 times slower).
 nogil=True
     Other Python threads run while a kernel does.
+no_cfunc_wrapper=True
+    The wrapper for calls from C would be compiled with each function, and nothing here calls from C.
 fastmath off
     Reassociation and contraction would make the bits depend on the machine; `fma` is explicit instead.
 parallel
@@ -28,7 +30,7 @@ if config.DISABLE_JIT:
         "kernels work on addresses and cannot run as Python; unset it in the processes that import numba_lamb"
     )
 
-_OPTIONS = {"error_model": "numpy", "nogil": True}
+_OPTIONS = {"error_model": "numpy", "nogil": True, "no_cfunc_wrapper": True}
 
 
 class Kernel(NamedTuple):

@@ -57,11 +57,29 @@ def test_info_and_errors_break_no_word(
     text = info.describe(found, 80)
     assert text.split() == info.describe(found).split()
     assert all(len(line) <= 80 or line.split() == ["/x" * 60] for line in text.splitlines())
+    folder = "/a/path/" + "x" * 60
+    assert info.describe({"gpu": {"a long name of it": folder}}, 80).splitlines()[1:] == [
+        "  a long name of it",
+        f"    {folder}",
+    ]
     monkeypatch.setenv("COLUMNS", "80")
     assert output.fail("numba-lamb plot", "a long line " * 20) == 2
     lines = capsys.readouterr().err.splitlines()
     assert max(map(len, lines)) <= 80
     assert " ".join(lines).split() == ["numba-lamb", "plot:", *["a", "long", "line"] * 20]
+
+
+def test_wrong_arguments_break_no_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as stop:
+        main(["variants"])
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert max(map(len, lines)) <= 80
+    text = " ".join(" ".join(lines).split())
+    assert "numba-lamb: error: argument command: invalid choice: 'variants' (choose from" in text
 
 
 def test_the_table_of_bench_fits_a_terminal(

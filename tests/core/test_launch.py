@@ -176,7 +176,7 @@ def test_other_python_threads_run_during_a_step() -> None:
 def launch_kernels() -> list[object]:
     from numba_lamb.kernels.cpu import passes
 
-    return [twin for kernel in (passes.lamb_step, passes.lars_step) for twin in kernel]
+    return [twin for kernel in passes.KERNELS.values() for twin in kernel]
 
 
 def test_the_lock_is_new_after_a_fork() -> None:

@@ -290,16 +290,16 @@ def test_a_group_that_cannot_be_made_ready_leaves_everything_as_it_was(monkeypat
     opt = nl.Lamb({"a": params["a"]}, 0.1)
     opt.step([np.ones(3)])
     before = opt.state_dict()
-    placed = opt._backend.placed
+    place = opt._backend.place
     calls = []
 
-    def fail_once(optimizer):
-        calls.append(len(optimizer.layout))
+    def fail_once(plan):
+        calls.append(len(plan.layout))
         if len(calls) == 1:
             raise MemoryError("no room")
-        placed(optimizer)
+        place(plan)
 
-    monkeypatch.setattr(opt._backend, "placed", fail_once)
+    monkeypatch.setattr(opt._backend, "place", fail_once)
     with pytest.raises(MemoryError, match="no room"):
         opt.add_param_group({"params": {"b": params["b"]}})
     assert calls == [2, 1]

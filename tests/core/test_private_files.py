@@ -175,7 +175,7 @@ def test_a_folder_that_others_can_write_means_no_cache_and_a_reason(tmp_path: Pa
     code = """
 from numba_lamb import _compile
 from numba_lamb.kernels.cpu import passes
-print(_compile.cache_state.folder, type(passes.lamb_step.serial._cache).__name__, _compile.cache_state.reason)
+print(_compile.cache_state.folder, type(passes.lamb_advance.serial._cache).__name__, _compile.cache_state.reason)
 """
     folder = Path(run_python(code, NUMBA_CACHE_DIR=str(tmp_path)).split()[0])
     folder.chmod(0o777)

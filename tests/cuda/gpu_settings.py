@@ -17,6 +17,10 @@ COMMON = {
     columns.CHECKED: [0, 1],
     columns.MAX_GRAD_NORM: [0.0, 0.5, 3.0, 1e6],
     columns.RATIO_EPS: [0.0, 1e-6, 0.1],
+    columns.MIN_WEIGHT_NORM: [0.0, 0.0, 0.3],
+    columns.MAX_WEIGHT_NORM: [np.inf, 10.0, 0.5],
+    columns.MIN_RATIO: [0.0, 0.01, 0.9],
+    columns.MAX_RATIO: [np.inf, 10.0, 0.95],
 }
 LAMB = {
     **COMMON,
@@ -24,16 +28,22 @@ LAMB = {
     columns.BETA2_64: [0.7, 0.98, 0.999],
     columns.BIAS_CORRECTION: [0, 1],
     columns.RATE_CORRECTION: [rules.UNCORRECTED, rules.BY_FIRST, rules.BY_BOTH],
-    columns.MAX_WEIGHT_NORM: [np.inf, 10.0, 0.5],
-    columns.MIN_RATIO: [0.0, 0.01, 0.9],
-    columns.MAX_RATIO: [np.inf, 10.0, 0.95],
+    columns.NORM_OF: [rules.DIRECTION, rules.EPS_IN_ROOT, rules.EPS_IN_ROOT_GUARDED, rules.UNDECAYED],
 }
 LARS = {
     **COMMON,
     columns.COEFFICIENT: [1e-3, 0.02, 1.0],
     columns.TRUST_CLIP: [0, 1],
     columns.RATE_INSIDE: [0, 1],
-    columns.GUARD: [rules.UNGUARDED, rules.ZERO_NORM, rules.ZERO_DENOMINATOR, rules.ZERO_DECAY],
+    columns.RATIO_OUTSIDE: [0, 0, 1],
+    columns.DECAYED_NORM: [0, 1],
+    columns.GUARD: [
+        rules.UNGUARDED,
+        rules.ZERO_NORM,
+        rules.ZERO_DENOMINATOR,
+        rules.ZERO_DECAY,
+        rules.LEFT_ALONE,
+    ],
 }
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import numba_lamb as nl
 from numba_lamb.kernels import columns
+from numba_lamb.numerics import rules
 from tests.cuda.double import Gpu, Pair, fresh_gpu, gpu_fixture, gradients_like  # noqa: F401
 from tests.cuda.gpu_settings import choose_for_lamb, choose_for_lars, seeded, with_settings
 from tests.cuda.test_bits import grouped, models
@@ -123,13 +124,22 @@ def test_a_norm_stops_a_step_only_where_layers_beside_it_must_be_finite(
     assert pair.gpu_optimizer.skipped_steps == (clips == checks)
 
 
-@pytest.mark.parametrize("dtype", ["f4", "f8", None])
-def test_weights_are_decayed_apart_only_where_a_layer_asks_for_it(gpu: Gpu, dtype: str | None) -> None:
+@pytest.mark.parametrize(
+    ("kernel", "column", "value", "dtype"),
+    [
+        *(("decay_weights", columns.DECOUPLED, 1, dtype) for dtype in ("f4", "f8", None)),
+        ("lamb_other_norm", columns.NORM_OF, rules.EPS_IN_ROOT, "f4"),
+        ("lamb_other_norm", columns.NORM_OF, rules.UNDECAYED, "f8"),
+    ],
+)
+def test_a_pass_is_taken_only_where_a_layer_asks_for_it(
+    gpu: Gpu, kernel: str, column: int, value: int, dtype: str | None
+) -> None:
     """A part without such a layer has no launch for it; a step that is stopped decays nothing."""
     random = np.random.default_rng(3)
 
     def write(part: Any) -> None:
-        part.hyper64[0, columns.DECOUPLED] = dtype is not None and part.dtype == np.dtype(dtype)
+        part.hyper64[0, column] = value * (dtype is not None and part.dtype == np.dtype(dtype))
 
     made = with_settings(nl.Lamb, write)
     pair = Pair(gpu, weights_of(random), lambda params: made(params, 0.1, weight_decay=0.3, nonfinite="skip"))
@@ -139,7 +149,7 @@ def test_weights_are_decayed_apart_only_where_a_layer_asks_for_it(gpu: Gpu, dtyp
             gradients["d"][0] = np.nan
         pair.step(gradients)
     pair.check()
-    assert gpu.driver.launches.count("decay_weights") == 3 * (dtype is not None)
+    assert gpu.driver.launches.count(kernel) == 3 * (dtype is not None)
 
 
 def test_settings_that_change_hold_from_the_next_step(gpu: Gpu) -> None:

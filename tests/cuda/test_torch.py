@@ -39,14 +39,13 @@ class Mapped:
 
 @pytest.fixture(name="mapped")
 def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
+    from numba_lamb.engine import choose
     from numba_lamb.kernels.cpu.object_reader import NOWHERE
     from numba_lamb.memory import device
     from numba_lamb.memory.array_reader import NO_SPANS
     from numba_lamb.memory.arrays import Storage
     from numba_lamb.memory.tensor_reader import TensorReader
     from numba_lamb.torch import model, optimizer, tensors
-    from numba_lamb.torch.cpu import CpuEngine
-    from numba_lamb.torch.cuda import CudaEngine
 
     mapped = Mapped(gpu)
 
@@ -77,10 +76,10 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
     monkeypatch.setattr(TensorReader, "read", read_mapped)
     monkeypatch.setattr(model, "storage_of", storage_of)
 
-    def make_engine(device: Any, has_two_moments: bool) -> Any:
-        return CudaEngine(has_two_moments, 0) if mapped.is_active else CpuEngine(has_two_moments)
+    def backend_on(index: Any, library: str) -> Any:
+        return choose.backend_on(0 if mapped.is_active else None, library)
 
-    monkeypatch.setattr(optimizer, "make_engine", make_engine)
+    monkeypatch.setattr(optimizer, "backend_on", backend_on)
     monkeypatch.setattr(device, "current_stream", lambda library, index: device.LEGACY_STREAM)
     return mapped
 

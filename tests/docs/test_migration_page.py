@@ -40,7 +40,7 @@ def test_variants_are_as_the_tables_say() -> None:
     lamb, lars = tables("Variants")
     seen = set()
     for names, *cells, _ in lamb:
-        for name in re.findall(r'"(\w+)"', names):
+        for name in re.findall(r'"([^"]+)"', names):
             variant = LAMB_VARIANTS[name]
             expected = [variant.always_adapt, variant.bias_correction, variant.decoupled_decay]
             assert [cell for cell in cells if cell] == [
@@ -49,12 +49,16 @@ def test_variants_are_as_the_tables_say() -> None:
             seen.add(name)
     assert seen == set(LAMB_VARIANTS)
     seen = set()
-    for name, adapt, eps, _, place in lars:
-        key = name.strip('`"')
-        variant = LARS_VARIANTS[key]
-        assert (adapt, float(eps)) == (str(variant.always_adapt), variant.epsilon)
-        assert place == f"{'inside' if variant.rate_inside else 'outside'} the buffer"
-        seen.add(key)
+    divisor = ""
+    for names, adapt, eps, below, _, place, _ in lars:
+        divisor = divisor if below == "the same" else below
+        for name in re.findall(r'"([^"]+)"', names):
+            variant = LARS_VARIANTS[name]
+            assert (adapt, float(eps)) == (str(variant.always_adapt), variant.eps)
+            assert place.split(",")[0] == ("inside" if variant.rate_inside else "outside")
+            assert place.endswith("with the ratio") == variant.ratio_outside
+            assert (divisor == "`‖g + decay*w‖`") == variant.decayed_norm
+            seen.add(name)
     assert seen == set(LARS_VARIANTS)
 
 

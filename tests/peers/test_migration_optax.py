@@ -83,6 +83,7 @@ def optax_of(name: str) -> Callable[..., Any]:
         "sgd": lambda: optax.sgd(0.02, momentum=0.9),
         "sgd, nesterov": lambda: optax.sgd(0.02, momentum=0.9, nesterov=True),
         "lars": lambda: optax.lars(0.02, weight_decay=0.0, momentum=0.9, trust_coefficient=0.1),
+        "lars, decayed": lambda: optax.lars(0.02, weight_decay=0.05, momentum=0.9, trust_coefficient=0.1),
         "lars, schedule": lambda: optax.lars(
             lambda count: 0.02, weight_decay=0.0, momentum=0.9, trust_coefficient=0.1, nesterov=True
         ),
@@ -102,6 +103,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sgd": (Momentum, {"lr": 0.02, "momentum": 0.9}),
     "sgd, nesterov": (Momentum, {"lr": 0.02, "momentum": 0.9, "nesterov": True}),
     "lars": (Lars, LARS),
+    "lars, decayed": (Lars, {**LARS, "variant": "optax", "weight_decay": 0.05}),
     "lars, schedule": (Lars, {**LARS, "nesterov": True}),
 }
 

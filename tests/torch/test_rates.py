@@ -1,6 +1,6 @@
 """Rates that are tensors or come from schedulers, and the names that layers have."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -137,7 +137,7 @@ def test_a_rate_below_0_by_rounding_is_0(make: Any, name: str, tensor: bool) -> 
     expected = trained(0.0)
     for small in (-5e-324, -2.96e-20, -1e-12):
         assert_same(trained(torch.tensor(small, dtype=torch.float64) if tensor else small), expected)
-    with pytest.raises(ValueError, match=f"^{name} must be >= 0 and < 3.4e"):
+    with pytest.raises(ValueError, match=f"^{name} must be a number >= 0 and < 3.4e"):
         make([parameter(3)], **{name: -1.1e-12})
 
 
@@ -229,3 +229,42 @@ def test_betas_of_tensors_are_read_at_each_step() -> None:
             p.grad = torch.linspace(-1, 1, 5) * beta
             opt.step()
     assert torch.equal(w, twin)
+
+
+class ListConfig(Sequence[float]):
+    """A sequence that is neither list nor tuple and changes in place, as in Hydra's configurations."""
+
+    def __init__(self, *items: float) -> None:
+        self.items = list(items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+def test_betas_may_be_any_sequence_and_change_in_place() -> None:
+    betas = ListConfig(0.9, 0.999)
+    (w,), (twin,) = [parameter(5)], [parameter(5)]
+    given, plain = Lamb([w], betas=betas), Lamb([twin])
+    assert given.param_groups[0]["betas"] is betas
+    for first in (0.9, 0.9, 0.5, 0.0):
+        betas.items[0] = first
+        plain.param_groups[0]["betas"] = (first, 0.999)
+        for p, opt in ((w, given), (twin, plain)):
+            steps(opt, [p], 1)
+        assert torch.equal(w, twin)
+    before = w.detach().clone()
+    betas.items[1] = 1.0
+    with pytest.raises(ValueError, match=r"betas\[1\] must be a number >= 0 and < 1, got 1.0"):
+        given.step()
+    assert torch.equal(w, before)
+
+
+@pytest.mark.parametrize(
+    "betas", [ListConfig(0.9), ListConfig(0.9, 0.99, 0.999), b"\0\0"], ids=["1", "3", "bytes"]
+)
+def test_betas_are_two(betas: Any) -> None:
+    with pytest.raises(TypeError, match="betas must be a pair of numbers"):
+        Lamb([parameter(3)], betas=betas)

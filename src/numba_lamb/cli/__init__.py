@@ -14,13 +14,15 @@ __all__ = ["main"]
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors do not repeat long arguments whole, and whose help does not break words."""
+    """A parser whose errors do not repeat long arguments whole, and which breaks no word."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": output.Help, **options})
 
     def error(self, message: str) -> NoReturn:
-        super().error(shorten(message, 500))
+        self.print_usage(sys.stderr)
+        line = f"{self.prog}: error: {shorten(message, 500)}"
+        self.exit(2, f"{output.fill(line, output.width_of(sys.stderr), '  ')}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: Sequence[str] | None) -> int:
     parser = _Parser(prog="numba-lamb", description="Layer-wise adaptive optimizers and their schedules.")
     parser.add_argument("--version", action="version", version=f"numba-lamb {__version__}")
+    # A title given to `add_subparsers` would put them below the options.
+    parser._positionals.title = "commands"
     commands = parser.add_subparsers(metavar="command")
     train.add_parser(commands)
     bench.add_parser(commands)

@@ -73,8 +73,12 @@ def describe(found: dict[str, dict[str, Any]], columns: int | None = None) -> st
     for section, values in found.items():
         lines.append(_SECTIONS[section])
         for key, value in values.items():
-            line = f"  {key.replace('_', ' '):<{width}}{_text(value)}"
-            lines.append(output.fill(line, columns, " " * (width + 2)))
+            text = _text(value)
+            line, indent = f"  {key.replace('_', ' '):<{width}}{text}", width + 2
+            if columns is not None and max(map(len, text.split()), default=0) > columns - indent:
+                # A path that does not fit beside its name may fit below it.
+                indent = 4
+            lines.append(output.fill(line, columns, " " * indent))
     return "\n".join(lines)
 
 

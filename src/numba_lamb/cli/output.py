@@ -38,7 +38,7 @@ def _wrap(text: str, width: int, **options: Any) -> list[str]:
 
 
 class Help(argparse.HelpFormatter):
-    """Help whose names with hyphens stay whole."""
+    """Help whose names with hyphens stay whole, with the commands right below their heading."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return _wrap(" ".join(text.split()), width)
@@ -46,6 +46,12 @@ class Help(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         wrapped = _wrap(" ".join(text.split()), width, initial_indent=indent, subsequent_indent=indent)
         return "\n".join(wrapped)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse._SubParsersAction):
+            # Without a line that says "command" between their heading and the commands.
+            return "".join(map(self._format_action, action._get_subactions()))
+        return super()._format_action(action)
 
 
 def fail(command: str, message: str) -> int:

@@ -45,6 +45,7 @@ class Bucket(ABC):
         self.hyper[:, columns.SHRINK] = 1
         self.hyper64 = np.zeros((len(self.indices), columns.HYPER64))
         self.hyper64[:, columns.SIGN] = 1
+        self.hyper64[:, columns.MAX_WEIGHT_NORM] = self.hyper64[:, columns.MAX_RATIO] = math.inf
         self.refresh_flags()
 
     @abstractmethod
@@ -75,6 +76,8 @@ class Bucket(ABC):
         """Whether the gradients of any layer must be finite."""
         self.shrinks = bool(hyper64[:, columns.DECOUPLED].any())
         """Whether any layer's weights are decayed outside the direction."""
+        self.divides_by_others = bool(hyper64[:, columns.NORM_OF].any())
+        """Whether any layer's ratio divides by another norm than that of LAMB's direction."""
         corrections = hyper64[:, columns.BETA1_64 : columns.RATE_CORRECTION + 1]
         self.corrects_alike = bool((corrections == corrections[0]).all())
         """Whether the moments of all layers are corrected in one way."""

@@ -20,6 +20,10 @@ VELOCITY, LOOKAHEAD = range(4, 6)
 SHRINK = 10
 HYPER = 11
 
+# A chunk's sums of squares: of w; of what the other norm is of; of the gradient, where a rule asks for it.
+WEIGHT_SQUARES, UPDATE_SQUARES, GRADIENT_SQUARES = range(3)
+SUMS = 3
+
 # UPDATE_NORM is the gradient's norm in Lars.
 WEIGHT_NORM, UPDATE_NORM, RATIO = range(3)
 NORMS = 3
@@ -31,8 +35,8 @@ SCALES = 2
 # DECAYED is the factor of the group's decay, DECOUPLED whether it shrinks the weights in place of entering the
 # direction. SIGN is -1 to maximize. CHECKED: gradients must be finite. MAX_GRAD_NORM is 0 for no clip.
 DECAYED, DECOUPLED, SIGN, CHECKED, MAX_GRAD_NORM = range(5)
-# Lamb: the decay rates of the moments, exactly; whether moments are corrected, and how the rate is; bounds of
-# ||w|| and of the ratio. RATIO_EPS is added to the ratio's denominator in Lars too.
+# The bounds of ||w|| above the ratio and of the ratio itself, and RATIO_EPS below it, are Lars's too. Lamb: the
+# decay rates of the moments, exactly; whether moments are corrected, and how the rate is.
 RATIO_EPS, BETA1_64, BETA2_64, BIAS_CORRECTION, RATE_CORRECTION, MAX_WEIGHT_NORM, MIN_RATIO, MAX_RATIO = (
     range(5, 13)
 )
@@ -40,9 +44,15 @@ RATIO_EPS, BETA1_64, BETA2_64, BIAS_CORRECTION, RATE_CORRECTION, MAX_WEIGHT_NORM
 COEFFICIENT, TRUST_CLIP, RATE_INSIDE, GUARD = range(13, 17)
 # What a gradient without loss scale may be at most, where it is CHECKED.
 BOUND = 17
+MIN_WEIGHT_NORM = 18
+# Lamb: whose norm the ratio divides by, of `numba_lamb.numerics.rules`.
+NORM_OF = 19
+# Lars: DECAYED_NORM has the ratio divide by the norm of the gradient with decay; RATIO_OUTSIDE keeps the ratio out
+# of the momentum buffer.
+DECAYED_NORM, RATIO_OUTSIDE = range(20, 22)
 # Which layers of its group have a ratio, as far as a filter lets this one: one of `numba_lamb.numerics.rules`.
-ADAPTS = 18
-HYPER64 = 19
+ADAPTS = 22
+HYPER64 = 23
 
 # What became of the steps so far (int64).
 APPLIED, SKIPPED = range(2)

@@ -108,6 +108,29 @@ def pair(check: Check, allowed: str) -> Check:
     return checked
 
 
+def bounds(name: str, where: str, value: Any) -> tuple[float, float]:
+    """Return two numbers, 0 or more, of which the second is no less than the first and may be infinite."""
+    allowed = "a pair (low, high) of numbers with 0 <= low <= high"
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence) or len(value) != 2:
+        raise TypeError(f"{name}{where} must be {allowed}, got {described(value)}")
+    low, high = map(plain, value)
+    if any(isinstance(bound, bool) or not isinstance(bound, int | float) for bound in (low, high)):
+        raise TypeError(f"{name}{where} must be {allowed}, got {described(value)}")
+    if not 0 <= low <= high:
+        raise ValueError(f"{name}{where} must be {allowed}, got {(low, high)!r}")
+    return float(low), float(high)
+
+
+def flag_or_bounds(name: str, where: str, value: Any) -> bool | tuple[float, float]:
+    """Return a bool, or `bounds`."""
+    if isinstance(value, bool):
+        return value
+    try:
+        return bounds(name, where, value)
+    except (TypeError, ValueError) as error:
+        raise type(error)(str(error).replace("must be ", "must be a bool or ", 1)) from None
+
+
 def flag(name: str, where: str, value: Any) -> bool:
     """Return `value` if it is a bool, else raise."""
     if not isinstance(value, bool):

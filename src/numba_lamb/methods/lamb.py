@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.kernels import columns
-from numba_lamb.methods.checks import choice, flag, floating, pair, rate, real
+from numba_lamb.methods.checks import choice, flag, flag_or_bounds, floating, pair, rate, real
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
     COMMON,
     DECAY_FILTER,
+    WEIGHT_NORM_BOUNDS,
     Method,
     Option,
     Row,
@@ -23,6 +24,11 @@ from numba_lamb.numerics.variants import LAMB_VARIANTS
 def _columns(options: Mapping[str, Any]) -> Row:
     (beta1, beta2), eps = options["betas"], options["eps"]
     variant = LAMB_VARIANTS[options["variant"]]
+    lightest, heaviest = options["weight_norm_bounds"] or (variant.weight_floor, variant.weight_limit)
+    clip = options["trust_clip"]
+    least, most = clip if isinstance(clip, tuple) else (variant.least, variant.most)
+    if clip is True:
+        most = min(most, 1.0)
     return Row(
         hyper={
             columns.BETA1: beta1,
@@ -38,9 +44,11 @@ def _columns(options: Mapping[str, Any]) -> Row:
             columns.BETA2_64: beta2,
             columns.BIAS_CORRECTION: options["bias_correction"],
             columns.RATE_CORRECTION: variant.rate_correction,
-            columns.MAX_WEIGHT_NORM: variant.weight_limit,
-            columns.MIN_RATIO: variant.least,
-            columns.MAX_RATIO: min(variant.most, 1.0) if options["trust_clip"] else variant.most,
+            columns.MIN_WEIGHT_NORM: lightest,
+            columns.MAX_WEIGHT_NORM: heaviest,
+            columns.NORM_OF: variant.norm_of,
+            columns.MIN_RATIO: least,
+            columns.MAX_RATIO: most,
         },
         bound=rules.second_moment_bound,
         adapts=rules.adapting(variant.adapts, options["always_adapt"]),
@@ -52,7 +60,12 @@ LAMB = Method(
     name="Lamb",
     state=("exp_avg", "exp_avg_sq"),
     numpy_state=("m", "v"),
-    sum_passes=(DECAY_WEIGHTS, ROW_MEANS, Pass("lamb_advance", "chunk")),
+    sum_passes=(
+        DECAY_WEIGHTS,
+        ROW_MEANS,
+        Pass("lamb_advance", "chunk"),
+        Pass("lamb_other_norm", "chunk", when="divides_by_others"),
+    ),
     update_passes=(Pass("lamb_ratio", "layer"), Pass("lamb_descend", "chunk")),
     needs_steps=True,
     centralizes_decay=False,
@@ -100,7 +113,13 @@ LAMB = Method(
             flag,
             meaning="Whether gradients enter the first moment times ``1 - beta1``.",
         ),
-        Option("trust_clip", False, flag, meaning="Whether the trust ratio is at most 1."),
+        Option(
+            "trust_clip",
+            False,
+            flag_or_bounds,
+            meaning="Whether the trust ratio is at most 1; or its bounds, (low, high).",
+        ),
+        WEIGHT_NORM_BOUNDS,
         Option(
             "decoupled_decay",
             None,

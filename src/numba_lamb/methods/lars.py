@@ -1,15 +1,17 @@
 """LARS and Momentum as data: Momentum is LARS with ratio 1."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 from numba_lamb.kernels import columns
-from numba_lamb.methods.checks import choice, flag, floating, maybe, rate
+from numba_lamb.methods.checks import choice, flag, flag_or_bounds, floating, maybe, rate
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
     COMMON,
     DECAY_FILTER,
+    WEIGHT_NORM_BOUNDS,
     Method,
     Option,
     Refused,
@@ -44,7 +46,10 @@ def _momentum(options: Mapping[str, Any]) -> Row:
 
 def _lars(options: Mapping[str, Any]) -> Row:
     variant, row = LARS_VARIANTS[options["variant"]], _momentum(options)
-    if options["trust_clip"] and variant.rate_inside:
+    clip = options["trust_clip"]
+    least, most = clip if isinstance(clip, tuple) else (0.0, math.inf)
+    lightest, heaviest = options["weight_norm_bounds"] or (0.0, math.inf)
+    if clip is True and variant.rate_inside:
         reason = f"must be False in variant {options['variant']!r}, which has no clip, got True"
         raise Refused("trust_clip", reason)
     return Row(
@@ -52,9 +57,15 @@ def _lars(options: Mapping[str, Any]) -> Row:
         hyper64={
             columns.RATIO_EPS: options["eps"],
             columns.COEFFICIENT: options["trust_coefficient"],
-            columns.TRUST_CLIP: options["trust_clip"],
+            columns.TRUST_CLIP: clip is True or (clip is False and variant.trust_clip),
+            columns.MIN_RATIO: least,
+            columns.MAX_RATIO: most,
+            columns.MIN_WEIGHT_NORM: lightest,
+            columns.MAX_WEIGHT_NORM: heaviest,
             columns.RATE_INSIDE: variant.rate_inside,
             columns.GUARD: variant.guard,
+            columns.DECAYED_NORM: variant.decayed_norm,
+            columns.RATIO_OUTSIDE: variant.ratio_outside,
         },
         bound=row.bound,
         adapts=rules.adapting(True, options["always_adapt"]),
@@ -131,10 +142,11 @@ LARS = Method(
         Option(
             "trust_clip",
             False,
-            flag,
+            flag_or_bounds,
             alias=("use_clip",),
-            meaning="Whether the layer's rate is the smaller of ratio and rate.",
+            meaning="Whether the layer's rate is at most the ratio; or bounds of the ratio, (low, high).",
         ),
+        WEIGHT_NORM_BOUNDS,
         *COMMON,
         DECAY_FILTER,
         ADAPT_FILTER,

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from numba_lamb.kernels import columns
-from numba_lamb.methods.checks import Check, choice, flag, layer_filter, maybe, real
+from numba_lamb.methods.checks import Check, bounds, choice, flag, layer_filter, maybe, real
 from numba_lamb.methods.passes import Pass
 from numba_lamb.numerics import rules
 from numba_lamb.rates import RATE_KEYS
@@ -202,6 +202,12 @@ DECAY_FILTER = Option(
 )
 ADAPT_FILTER = Option(
     "adapt_filter", None, layer_filter, meaning="Called with each `Layer`; False keeps its trust ratio at 1."
+)
+WEIGHT_NORM_BOUNDS = Option(
+    "weight_norm_bounds",
+    None,
+    maybe(bounds),
+    meaning="Bounds of the weight norm in the trust ratio, (low, high); None for the variant's.",
 )
 COMMON = (
     Option("maximize", False, flag, meaning="Whether to climb in place of descending."),

@@ -59,7 +59,8 @@ class Formula(NamedTuple):
     """What implementations of LAMB do otherwise than the paper.
 
     ``rate_correction`` is ``"none"``, ``"first"`` or ``"both"``: whether the rate is divided by ``1 - beta1^t``,
-    and multiplied by the root of ``1 - beta2^t`` too.
+    and multiplied by the root of ``1 - beta2^t`` too. ``norm_of`` is ``"direction"``, ``"eps in root"``,
+    ``"eps in root, guarded"`` or ``"undecayed"``: whose norm the ratio divides by.
     """
 
     bias_correction: bool = True
@@ -70,6 +71,8 @@ class Formula(NamedTuple):
     ratio_epsilon: float = 0.0
     least: float = 0.0
     most: float = np.inf
+    weight_floor: float = 0.0
+    norm_of: str = "direction"
 
 
 def lamb(
@@ -102,11 +105,17 @@ def lamb(
     v_hat = v / (1 - beta2**t) if formula.bias_correction else v
     u = m_hat / (np.sqrt(v_hat) + eps) + weight_decay * w
     weight_norm = float(np.linalg.norm(w.ravel()))
-    update_norm = float(np.linalg.norm(u.ravel()))
+    other = u
+    if adapt and formula.norm_of == "undecayed":
+        other = m_hat / (np.sqrt(v_hat) + eps)
+    elif adapt and formula.norm_of != "direction":
+        other = m_hat / np.sqrt(v_hat + eps) + weight_decay * w
+    update_norm = float(np.linalg.norm(other.ravel()))
     r = 1.0
-    if adapt and weight_norm > 0 and update_norm > 0:
-        r = min(weight_norm, formula.weight_limit) / (update_norm + formula.ratio_epsilon)
-        r = float(np.clip(r, formula.least, formula.most))
+    phi = min(max(weight_norm, formula.weight_floor), formula.weight_limit)
+    stopped = formula.norm_of == "eps in root, guarded" and not g.any()
+    if adapt and phi > 0 and update_norm > 0 and not stopped:
+        r = float(np.clip(phi / (update_norm + formula.ratio_epsilon), formula.least, formula.most))
     if formula.rate_correction != "none":
         learning_rate = learning_rate / (1 - beta1**t)
     if formula.rate_correction == "both":
@@ -121,6 +130,43 @@ class Trust(NamedTuple):
     coefficient: float
     epsilon: float
     clip: bool
+    weight_floor: float = 0.0
+    weight_limit: float = np.inf
+    least: float = 0.0
+    most: float = np.inf
+
+
+RATE_INSIDE = ("paper", "paddle", "optax", "simclr", "tf-models", "mlperf", "mxnet")
+RATIO_OUTSIDE = ("ipex",)
+DECAY_IN_NORM = ("optax", "simclr", "tf-models", "barlowtwins", "vicreg", "dino", "moco-v3", "mae")
+ONE_WHERE_A_NORM_IS_ZERO = (*DECAY_IN_NORM, "timm", "mlperf", "mxnet", "ipex")
+LEFT_ALONE = ("larc", "larc-scale", "solo-learn", "lightning-bolts", "lightly", "torch_optimizer")
+
+
+def lars_ratio(trust: Trust, w: Float64, g: Float64, weight_decay: float, learning_rate: float) -> float:
+    """Return what LARS multiplies a layer's decayed gradient by, besides the rate."""
+    name = trust.variant
+    decayed = name in DECAY_IN_NORM
+    weight_norm = float(np.linalg.norm(w.ravel()))
+    gradient_norm = float(np.linalg.norm((g + weight_decay * w if decayed else g).ravel()))
+    denominator = gradient_norm + trust.epsilon + (0.0 if decayed else weight_decay * weight_norm)
+    phi = min(max(weight_norm, trust.weight_floor), trust.weight_limit)
+    if name in LEFT_ALONE and phi == 0:
+        return 1.0
+    if name in LEFT_ALONE and gradient_norm == 0:
+        # Neither the gradient, which is 0, nor decay.
+        return 0.0
+    adapted = {
+        "paddle": weight_decay > 0 and phi > 0 and gradient_norm > 0,
+        "pytorch_optimizer": phi > 0 and denominator > 0,
+        **dict.fromkeys(ONE_WHERE_A_NORM_IS_ZERO, phi > 0 and gradient_norm > 0),
+    }
+    ratio = 1.0
+    if adapted.get(name, True):
+        ratio = 0.0
+        if denominator > 0:
+            ratio = float(np.clip(trust.coefficient * phi / denominator, trust.least, trust.most))
+    return min(ratio / learning_rate, 1.0) if trust.clip else ratio
 
 
 class MomentumStep(NamedTuple):
@@ -154,28 +200,23 @@ def momentum(
     """Return one step of Momentum, or of LARS where `trust` says how the ratio is made.
 
     You, Gitman, Ginsburg, "Large Batch Training of Convolutional Networks", Algorithm 1 (variant ``paper``),
-    the documented formulas of MindSpore's LARS and Paddle's LarsMomentum, and those of timm and pytorch_optimizer.
+    the documented formulas of MindSpore's LARS and Paddle's LarsMomentum, and those of the packages and
+    repositories that the variants are named after.
     """
     w, g, v = (np.asarray(array, dtype=np.float64) for array in (w, g, v))
     g = g / loss_scale
-    ratio = 1.0
-    if trust is not None:
-        weight_norm, gradient_norm = float(np.linalg.norm(w.ravel())), float(np.linalg.norm(g.ravel()))
-        denominator = gradient_norm + weight_decay * weight_norm + trust.epsilon
-        adapted = {
-            "paddle": weight_decay > 0 and weight_norm > 0 and gradient_norm > 0,
-            "timm": weight_norm > 0 and gradient_norm > 0,
-            "pytorch_optimizer": weight_norm > 0 and denominator > 0,
-        }
-        if adapted.get(trust.variant, True):
-            ratio = trust.coefficient * weight_norm / denominator if denominator > 0 else 0.0
-        if trust.clip:
-            ratio = min(ratio / learning_rate, 1.0)
+    ratio = 1.0 if trust is None else lars_ratio(trust, w, g, weight_decay, learning_rate)
     direction = g + weight_decay * w
     if centralize:
         direction = centralized(direction)
-    inside = trust is not None and trust.variant in ("paper", "paddle")
-    scaled = (learning_rate * ratio if inside else ratio) * direction
-    v = momentum * v + scaled
-    u = scaled + momentum * v if nesterov else v
-    return MomentumStep(w - (u if inside else learning_rate * u), v, ratio)
+    name = "" if trust is None else trust.variant
+    inside, outside = 1.0, learning_rate
+    if name in RATE_INSIDE:
+        inside, outside = learning_rate * ratio, 1.0
+    elif name in RATIO_OUTSIDE:
+        outside = learning_rate * ratio
+    else:
+        inside = ratio
+    v = momentum * v + inside * direction
+    u = inside * direction + momentum * v if nesterov else v
+    return MomentumStep(w - outside * u, v, ratio)

@@ -13,6 +13,12 @@ chunk sum             element ``i`` of a chunk to lane ``i % 128`` in order, the
 layer sum             chunk ``c`` of a layer to lane ``c % 128`` in order, then the lane tree
 lane tree             lane ``j`` takes lane ``j + h`` for ``h`` = 64, 32, 16, 8, 4, 2, 1
 norms, trust ratio    float64; LAMB's ratio is 1 where either norm is 0
+``phi(||w||)``        ``min(max(||w||, lightest), heaviest)`` in place of ``||w||`` above a ratio, before either is
+                      compared with 0; below it (LARS's ``decay*||w||``) and in statistics ``||w||`` stays
+bounds of a ratio     of a quotient alone: a 1 in its place, and LARS's 0, stay; LARC's clip comes after them
+``||u||``             some formulas divide by the norm of ``lamb_eps_in_root`` or of u without decay instead: a
+                      pass of its own over such layers, sums as for ``||u||``
+``||g + decay*w||``   where LARS divides by it: one `fma` each in the parameter's dtype, no ``decay*||w||`` added
 rate, weight decay    one in [-1e-12, 0), which rounding makes of 0, is 0
 ``1 - lr*decay``      decay outside the direction: float64, cast once; ``w`` is multiplied by it at first
 corrected rate        ``lr/(1-beta1^t)`` or ``lr*sqrt(1-beta2^t)/(1-beta1^t)``: float64
@@ -41,8 +47,12 @@ from typing import Any
 import numpy as np
 
 # Where the ratio of LARS is 1: nowhere; where a norm is 0; where ||w|| or the denominator is 0; where a norm or
-# the decay is 0.
-UNGUARDED, ZERO_NORM, ZERO_DENOMINATOR, ZERO_DECAY = range(4)
+# the decay is 0; where ||w|| is 0, past LARC's clip, and then 0 where the gradient's norm is: neither decay nor
+# gradient enters a layer that has no ratio.
+UNGUARDED, ZERO_NORM, ZERO_DENOMINATOR, ZERO_DECAY, LEFT_ALONE = range(5)
+# Whose norm LAMB's ratio divides by: u's; that of u with eps inside the root; the same, and the ratio is 1 where
+# the step's gradient is 0; that of u without decay.
+DIRECTION, EPS_IN_ROOT, EPS_IN_ROOT_GUARDED, UNDECAYED = range(4)
 # A rate this little below 0 is 0: float64 rounds rates up to 1000 by less, and no float32 weight shows its step.
 ROUNDED_ZERO = -1e-12
 # Which layers of a group have a trust ratio: none, those with weight decay, all.
@@ -111,6 +121,11 @@ def lamb_direction(w: Any, m: Any, v: Any, correction1: Any, correction2: Any, e
     return fma(decay, w, (m * correction1) / (math.sqrt(v * correction2) + eps))
 
 
+def lamb_eps_in_root(w: Any, m: Any, v: Any, correction1: Any, correction2: Any, eps: Any, decay: Any) -> Any:
+    """``(m/(1-beta1^t)) / sqrt(v/(1-beta2^t) + eps) + decay*w``, which some formulas take the norm of."""
+    return fma(decay, w, (m * correction1) / math.sqrt(fma(v, correction2, eps)))
+
+
 def decayed_gradient(g: Any, w: Any, rescale: Any, decay: Any) -> Any:
     """``d = g/loss_scale + decay*w``: the gradient with coupled (L2) decay."""
     return fma(decay, w, rescale * g)
@@ -137,40 +152,67 @@ def add_square(total: Any, x: Any) -> Any:
     return fma(wide, wide, total)
 
 
-def lamb_ratio(weight_norm: Any, update_norm: Any, limit: Any, epsilon: Any, least: Any, most: Any) -> Any:
-    """``r = min(||w||, limit) / (||u|| + epsilon)`` within its bounds, 1 where either norm is 0; float64."""
+def within(value: Any, least: Any, most: Any) -> Any:
+    """``min(max(value, least), most)``, a NaN where `value` is one."""
+    if value < least:
+        value = least
+    if value > most:
+        value = most
+    return value
+
+
+def lamb_ratio(
+    weight_norm: Any, update_norm: Any, lightest: Any, heaviest: Any, epsilon: Any, least: Any, most: Any
+) -> Any:
+    """``r = phi(||w||) / (||u|| + epsilon)`` in [least, most], 1 where phi(||w||) or ||u|| is 0; float64.
+
+    ``phi(z) = min(max(z, lightest), heaviest)``.
+    """
+    weight_norm = within(weight_norm, lightest, heaviest)
     if weight_norm == 0 or update_norm == 0:
         return 1.0
-    # Comparisons that a NaN passes through.
-    if weight_norm > limit:
-        weight_norm = limit
-    ratio = weight_norm / (update_norm + epsilon)
-    if ratio > most:
-        return most
-    if ratio < least:
-        return least
-    return ratio
+    return within(weight_norm / (update_norm + epsilon), least, most)
 
 
 def lars_ratio(
-    weight_norm: Any, gradient_norm: Any, decay: Any, coefficient: Any, epsilon: Any, guard: Any
+    weight_norm: Any,
+    gradient_norm: Any,
+    decay: Any,
+    coefficient: Any,
+    epsilon: Any,
+    guard: Any,
+    lightest: Any,
+    heaviest: Any,
+    least: Any,
+    most: Any,
 ) -> Any:
-    """``coefficient*||w|| / (||g|| + decay*||w|| + epsilon)``, 0 for 0/0, 1 where `guard` says so; float64."""
+    """``coefficient*phi(||w||) / (||g|| + decay*||w|| + epsilon)`` in [least, most]; float64.
+
+    0 for 0/0, and 1 or 0 where `guard` says so.
+    """
     denominator = fma(decay, weight_norm, gradient_norm) + epsilon
+    weight_norm = within(weight_norm, lightest, heaviest)
     if guard != UNGUARDED:
-        if not weight_norm > 0 or not denominator > 0:
+        if not weight_norm > 0:
             return 1.0
-        if guard != ZERO_DENOMINATOR and not gradient_norm > 0:
+        if guard == LEFT_ALONE and not gradient_norm > 0:
+            return 0.0
+        if not denominator > 0 or (guard != ZERO_DENOMINATOR and not gradient_norm > 0):
             return 1.0
         if guard == ZERO_DECAY and not decay > 0:
             return 1.0
     if denominator == 0:
         return 0.0
-    return coefficient * weight_norm / denominator
+    return within(coefficient * weight_norm / denominator, least, most)
 
 
-def clipped_ratio(ratio: Any, rate: Any) -> Any:
-    """``min(ratio/rate, 1)``: with it the layer's rate is the smaller of ratio and rate; 0 for 0/0."""
+def clipped_ratio(ratio: Any, rate: Any, phi: Any, guard: Any) -> Any:
+    """``min(ratio/rate, 1)``: with it the layer's rate is the smaller of ratio and rate; 0 for 0/0.
+
+    The 1 of a layer that is left alone because ``phi(||w||)`` is 0 stays.
+    """
+    if guard == LEFT_ALONE and not phi > 0:
+        return ratio
     if ratio >= rate and ratio > 0:
         return 1.0
     if ratio == 0:

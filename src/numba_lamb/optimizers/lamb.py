@@ -113,7 +113,8 @@ class Lamb(Optimizer):
         always_adapt: bool | None = None,
         bias_correction: bool | None = None,
         grad_averaging: bool = True,
-        trust_clip: bool = False,
+        trust_clip: bool | tuple[float, float] = False,
+        weight_norm_bounds: tuple[float, float] | None = None,
         decoupled_decay: bool | None = None,
         maximize: bool = False,
         max_grad_norm: float | None = None,
@@ -134,7 +135,8 @@ class Lamb(Optimizer):
     always_adapt = GroupOption("Whether layers without weight decay have a trust ratio too.")
     bias_correction = GroupOption("Whether moments are divided by ``1 - beta^t``.")
     grad_averaging = GroupOption("Whether gradients enter the first moment times ``1 - beta1``.")
-    trust_clip = GroupOption("Whether the trust ratio is at most 1.")
+    trust_clip = GroupOption("Whether the trust ratio is at most 1; or its bounds.")
+    weight_norm_bounds = GroupOption("Bounds of the weight norm in the trust ratio.")
     decoupled_decay = GroupOption("Whether weights shrink by ``lr*decay`` beforehand.")
     adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")
 

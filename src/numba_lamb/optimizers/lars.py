@@ -101,11 +101,12 @@ class Lars(Momentum):
         optimizer: Momentum,
         epsilon: float | None = None,
         coefficient: float = 1e-3,
-        use_clip: bool = False,
+        use_clip: bool | tuple[float, float] = False,
         lars_filter: LayerFilter | None = None,
         *,
         variant: str = "mindspore",
         always_adapt: bool | None = None,
+        weight_norm_bounds: tuple[float, float] | None = None,
         adapt_filter: LayerFilter | None = None,
     ) -> None:
         _check_optimizer(optimizer)
@@ -124,4 +125,5 @@ class Lars(Momentum):
     use_clip = GroupOption("Whether the layer's rate is the smaller of ratio and rate.")
     variant = GroupOption("Whose formula.")
     always_adapt = GroupOption("Whether layers without weight decay have a trust ratio too.")
+    weight_norm_bounds = GroupOption("Bounds of the weight norm in the trust ratio.")
     adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")

@@ -32,16 +32,16 @@ class Lamb(LayerwiseOptimizer):
     lr : float or Tensor
         :math:`\eta >= 0`.
     betas : (float, float)
-        :math:`\beta_1, \beta_2` in [0, 1).
+        :math:`\beta_1, \beta_2` in [0, 1); any sequence of two, which stays in the group as given.
     eps : float
         :math:`\epsilon >= 0`, added outside the root.
     weight_decay : float
         :math:`\lambda >= 0`, a part of :math:`u`.
-    variant : {"paper", "apex", "timm", "adamw", "torch_optimizer", "pytorch_optimizer", "deepspeed"}
-        Whose formula; see the table in ``docs/moving-in.md``. It decides the defaults of the next three options.
+    variant : str
+        Whose formula, of the table in ``docs/moving-in.md``. It decides the defaults of the next three options.
     always_adapt : bool, optional
-        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"apex"``
-        and ``"timm"``.
+        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"apex"``,
+        ``"timm"`` and ``"paddle"``.
     bias_correction : bool, optional
         Whether moments are divided by :math:`1-\beta^t`.
     decoupled_decay : bool, optional
@@ -106,7 +106,8 @@ class Lamb(LayerwiseOptimizer):
         always_adapt: bool | None = None,
         bias_correction: bool | None = None,
         grad_averaging: bool = True,
-        trust_clip: bool = False,
+        trust_clip: bool | tuple[float, float] = False,
+        weight_norm_bounds: tuple[float, float] | None = None,
         decoupled_decay: bool | None = None,
         maximize: bool = False,
         max_grad_norm: float | None = None,

@@ -100,17 +100,19 @@ class Lars(LayerwiseOptimizer):
         :math:`c >= 0`.
     eps : float, optional
         :math:`\epsilon >= 0`; by default that of the variant.
-    variant : {"timm", "mindspore", "paper", "paddle", "pytorch_optimizer"}
-        ``"timm"``: :math:`\epsilon` 1e-8, :math:`r = 1` where a norm is 0. ``"mindspore"``: :math:`\epsilon` 1e-5.
+    variant : str
+        Whose formula, of the table in ``docs/moving-in.md``. ``"timm"``: :math:`\epsilon` 1e-8, :math:`r = 1`
+        where a norm is 0. ``"mindspore"``: :math:`\epsilon` 1e-5.
         ``"paper"`` and ``"paddle"``: :math:`\epsilon` 0 and the rate inside the buffer,
         :math:`v \leftarrow \mu v + \eta r (g + \lambda w)`, :math:`w \leftarrow w - v`; in ``"paddle"``
         :math:`r = 1` where :math:`\lambda` or a norm is 0. ``"pytorch_optimizer"``: :math:`\epsilon` 0,
         :math:`r = 1` where :math:`\lVert w\rVert` or the denominator is 0.
     always_adapt : bool, optional
-        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"timm"``.
+        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"timm"``,
+        ``"lightning-bolts"``, ``"lightly"`` and ``"torch_optimizer"``.
     trust_clip : bool
         Whether :math:`r` is replaced by :math:`\min(r/\eta, 1)`, which makes the smaller of :math:`r` and
-        :math:`\eta` the layer's rate. Not for variants with the rate inside.
+        :math:`\eta` the layer's rate, as ``"larc"`` does unasked. Not for variants with the rate inside.
 
     Raises
     ------
@@ -148,7 +150,8 @@ class Lars(LayerwiseOptimizer):
         eps: float | None = None,
         variant: str = "timm",
         always_adapt: bool | None = None,
-        trust_clip: bool = False,
+        trust_clip: bool | tuple[float, float] = False,
+        weight_norm_bounds: tuple[float, float] | None = None,
         maximize: bool = False,
         max_grad_norm: float | None = None,
         grad_centralization: bool = False,

@@ -188,10 +188,10 @@ class Model:
             order += numbers
         return order, places
 
-    def counts(self) -> list[Any]:
+    def counts(self, on_gpu: bool) -> list[Any]:
         """Return where each bucket's steps are counted: arrays on the CPU, addresses on a GPU."""
         ends = np.cumsum([0, *(len(bucket.layers) for bucket in self.buckets)]).tolist()
-        if self.steps.is_cuda:
+        if on_gpu:
             first, size = tensors_.address_of(self.steps), self.steps.element_size()
             return [first + size * start for start in ends[:-1]]
         shared = self.steps.numpy()

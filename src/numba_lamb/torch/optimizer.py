@@ -166,7 +166,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             model, backend, step = found
             model.gather(step)
             plan, said = self._plan, (getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
-            plan.grad_scale, plan.found_inf, held = scaler_values(*said, self._backend_is_on)
+            plan.grad_scale, plan.found_inf, held = scaler_values(
+                *said, model.steps if backend.waits else None
+            )
             if backend.prepare(step.read):
                 model.count_versions(step)
                 backend.commit(model.scatter(step))
@@ -224,7 +226,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
             model = Model(tensors, sizes, members, idle, self.state, self._flat, backend.new_bucket)
-        counts, nonfinite = model.counts(), "propagate"
+        counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
         )

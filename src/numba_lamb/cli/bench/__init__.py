@@ -48,16 +48,20 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         type=_names(PROFILES),
         default=_DEFAULT_PROFILES,
         metavar="A,B",
-        help=f"shapes to measure with, of {', '.join(PROFILES)} (default {_DEFAULT_PROFILES})",
+        help=f"models whose shapes to measure with, among {', '.join(PROFILES)} (default {_DEFAULT_PROFILES})",
     )
     parser.add_argument(
         "--only",
         type=_names(COMPETITORS),
         metavar="A,B",
-        help=f"measure only these of {', '.join(COMPETITORS)}; ratios need adamw-fused and sweep among them",
+        help=f"measure only these, among {', '.join(COMPETITORS)}; ratios need adamw-fused and sweep among them",
     )
     parser.add_argument(
-        "--rounds", type=_at_least_one, default=_ROUNDS, metavar="N", help=f"rounds (default {_ROUNDS})"
+        "--rounds",
+        type=_at_least_one,
+        default=_ROUNDS,
+        metavar="N",
+        help=f"number of rounds (default {_ROUNDS})",
     )
     parser.add_argument(
         "--threads",

@@ -32,20 +32,24 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         help="train a small network on handwritten digits at growing batch sizes",
         description=(
             "Train a multilayer perceptron on 1,437 handwritten digits with LAMB, Adam and momentum SGD at the "
-            "full batch and at batch sizes 512, 128 and 32. Each optimizer's rate was chosen at batch 32 by "
-            "cross-validation and is only scaled by rule from there; none decays weights. A map shows what a "
-            "twentieth to five times that rate reach. Writes train.png, results.json and checkpoint.npz."
+            "full batch and at batch sizes 128 and 32. Each optimizer's rate was chosen at batch 32 by "
+            "cross-validation and is only scaled by rule from there; none decays weights. A map shows "
+            "what rates from a twentieth to five times that one reach. Writes train.png, results.json and "
+            "checkpoint.npz."
         ),
     )
     parser.add_argument(
         "--quick",
         action="store_true",
-        help=f"one seed, and {_QUICK_FOLDS} of the {_FOLDS} folds where rates are searched",
+        help=f"one seed, and with --search {_QUICK_FOLDS} of the {_FOLDS} folds",
     )
     parser.add_argument(
         "--search",
         action="store_true",
-        help=f"choose the rates anew, by {_FOLDS}-fold cross-validation, and say whether they differ",
+        help=(
+            f"choose the rates anew, by {_FOLDS}-fold cross-validation, and say whether they differ from the "
+            "package's"
+        ),
     )
     parser.add_argument(
         "--seeds",

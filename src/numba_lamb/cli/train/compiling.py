@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numba.core import event
 
-from numba_lamb import Lamb
 from numba_lamb._compile import cache_state
 from numba_lamb.cli.train.model import initial, views
+from numba_lamb.cli.train.plan import CONTESTANTS
+from numba_lamb.schedules import CosineWithWarmUpLR
 
 
 def warm_up(say: Callable[[str], None]) -> None:
@@ -17,7 +18,8 @@ def warm_up(say: Callable[[str], None]) -> None:
     teller = _Teller(say)
     with event.install_listener("numba:compile", teller):
         flat = initial(0)
-        Lamb(views(flat), 0.0).step(views(np.zeros_like(flat)))
+        schedule = CosineWithWarmUpLR(0.0, warmup_steps=1, total_steps=2)
+        CONTESTANTS["lamb"].make(views(flat), schedule).step(views(np.zeros_like(flat)))
     if teller.began is not None:
         say(f"Compiled in {time.monotonic() - teller.began:.1f} s.")
 

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
+from numba_lamb._heatmap import draw_heatmap
 from numba_lamb.cli.train import words
 from numba_lamb.cli.train.experiment import Experiment
 from numba_lamb.cli.train.model import SHAPES
@@ -123,26 +124,8 @@ def _draw_ratios(experiment: Experiment, axes: Axes) -> None:
     run = experiment.cell("lamb", experiment.samples)[0]
     ratios = experiment.results[run].ratios
     assert ratios is not None, "the first full-batch LAMB run keeps its ratios"
-    # Edges beside the step's number put the ticks in the middle of the columns.
-    edges = np.arange(ratios.shape[1] + 1) + 0.5
-    names = list(SHAPES)
-    scale = colors.LogNorm(ratios.min(), ratios.max())
-    mesh = axes.pcolormesh(
-        edges, np.arange(len(names) + 1), ratios, norm=scale, cmap="viridis", edgecolor="white", linewidth=0.4
-    )
-    axes.set_yticks(np.arange(len(names)) + 0.5, names)
-    axes.tick_params(axis="y", length=0)
-    axes.invert_yaxis()
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    axes.spines[:].set_visible(False)
+    draw_heatmap(axes, ratios.T, list(SHAPES), range(1, ratios.shape[1] + 1), "trust ratio")
     _name(axes, f"LAMB's trust ratios, full batch, seed {run.seed}", "step", "")
-    bar = axes.figure.colorbar(mesh, ax=axes, pad=0.02)
-    bar.set_label("trust ratio (log scale)", color=_GREY)
-    bar.outline.set_visible(False)
-    bar.ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    bar.ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    bar.ax.yaxis.set_minor_formatter(NullFormatter())
-    bar.ax.minorticks_off()
 
 
 def _name(axes: Axes, title: str, x: str, y: str) -> None:

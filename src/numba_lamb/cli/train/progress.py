@@ -55,7 +55,7 @@ class Progress:
         if not self._has_header:
             self._has_header = True
             multiples = "".join(f"{multiple:>6g}" for multiple in MULTIPLES)
-            self._display.line(f"map     {'from the chosen rate times':<24}{multiples}")
+            self._display.line(f"map     {'chosen rate times':<24}{multiples}")
         cells = [self._experiment.map_cell(run.optimizer, run.batch, multiple) for multiple in MULTIPLES]
         shares = "".join(f"{100 * self._experiment.mean_accuracy(cell):6.1f}" for cell in cells)
         self._display.line(f"map     {_title(run)}  batch {run.batch:<4}{shares}")

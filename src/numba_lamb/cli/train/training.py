@@ -114,11 +114,11 @@ class Training:
         return self.stopped or len(self.losses) == self.run.epochs
 
     def train_epoch(self) -> None:
-        """Train for one epoch; a loss or gradient that is not finite or too large stops it before the step."""
+        """Train for one epoch; a loss or gradient that is not finite stops it before the step."""
         samples = len(self._task.inputs)
         # The order depends on seed and epoch alone, so that a resumed run needs no generator's state.
         order = np.random.default_rng([self.run.seed, 2, len(self.losses)]).permutation(samples)
-        inputs, targets = self._task.inputs[order], self._task.targets[order]
+        inputs, targets = (array.take(order, axis=0) for array in (self._task.inputs, self._task.targets))
         total = 0.0
         # A diverging run overflows before it is stopped: that is a result here, not an accident.
         with np.errstate(over="ignore", invalid="ignore"):
@@ -130,12 +130,7 @@ class Training:
                 if not (math.isfinite(loss) and np.isfinite(self._flat_gradients).all()):
                     self.stopped = True
                     return
-                try:
-                    self._optimizer.step(self._given)
-                except FloatingPointError:
-                    # LAMB refuses gradients whose moments could overflow.
-                    self.stopped = True
-                    return
+                self._optimizer.step(self._given)
                 self.steps += 1
                 total += loss * (batch.stop - start)
                 self._keep_ratios()

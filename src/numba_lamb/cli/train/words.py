@@ -39,9 +39,9 @@ def best(experiment: Experiment) -> str:
             for multiple in MULTIPLES
         }
         multiple = max(found, key=lambda one: (found[one], one))
-        where = "the chosen rate" if multiple == 1 else f"{multiple:g} times it"
-        parts.append(f"{contestant.title} {100 * found[multiple]:.1f} % from {where}")
-    return f"Full batch, best of the map's {len(MULTIPLES)} rates by test accuracy: {', '.join(parts)}."
+        parts.append(f"{contestant.title} {100 * found[multiple]:.1f} % at {multiple:g}")
+    which = f"best of the map's {len(MULTIPLES)} rates by test accuracy, in multiples of the chosen rate"
+    return f"Full batch, {which}: {', '.join(parts)}."
 
 
 def search_verdict(experiment: Experiment) -> str:

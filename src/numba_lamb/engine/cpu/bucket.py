@@ -46,7 +46,7 @@ class CpuBucket(Bucket):
         # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
         self.common = np.zeros(1, dtype=np.int64)
         self._programs: dict[Any, Program] = {}
-        self.sums = np.zeros((chunks, 2))
+        self.sums = np.zeros((chunks, columns.SUMS))
         # What norms are made of: more than the own sums where layers lie in pieces.
         self.all_sums, self.all_first_chunk = self.sums, self.table.first_chunk
         self.norms = np.zeros((count, columns.NORMS))

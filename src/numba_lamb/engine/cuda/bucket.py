@@ -62,7 +62,7 @@ class CudaBucket(Bucket):
                 "rates": ((count,), np.float64),
                 "scales": ((count, columns.SCALES), dtype),
                 "squares": ((count,), np.float64),
-                "sums": ((chunks, 2), np.float64),
+                "sums": ((chunks, columns.SUMS), np.float64),
                 "nonfinite": ((chunks,), np.int32),
             }
         )

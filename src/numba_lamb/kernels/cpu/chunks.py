@@ -19,29 +19,44 @@ from numba_lamb.kernels.columns import (
     CORRECTION1,
     CORRECTION2,
     DECAY,
+    DECAYED_NORM,
     DESCEND,
     EPS,
     EXP_AVG,
     EXP_AVG_SQ,
     GRADIENT,
+    GRADIENT_SQUARES,
     GUARD,
     LOOKAHEAD,
     MAX_RATIO,
     MAX_WEIGHT_NORM,
     MIN_RATIO,
+    MIN_WEIGHT_NORM,
+    NORM_OF,
     RATE_INSIDE,
     RATIO,
     RATIO_EPS,
+    RATIO_OUTSIDE,
     RESCALE,
     SHRINK,
     TRUST_CLIP,
     UPDATE_NORM,
+    UPDATE_SQUARES,
     VELOCITY,
     WEIGHT_NORM,
+    WEIGHT_SQUARES,
     WEIGHTS,
 )
 from numba_lamb.kernels.cpu.intrinsics import pointer_to, stack_values
-from numba_lamb.kernels.cpu.sums import add_lanes, centralize, clear_lanes, fetch_ahead, layer_norm, rules
+from numba_lamb.kernels.cpu.sums import (
+    add_lanes,
+    centralize,
+    clear_lanes,
+    fetch_ahead,
+    layer_norm,
+    layer_sum,
+    rules,
+)
 from numba_lamb.layout import CHUNK, LANES
 
 # -- decay outside the direction -----------------------------------------------------------------------------
@@ -91,8 +106,8 @@ def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: 
         for lane in range(width):
             weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[first + lane])
             update_lanes[lane] = rules.add_square(update_lanes[lane], u[lane])
-    sums[0] = add_lanes(weight_lanes)
-    sums[1] = add_lanes(update_lanes)
+    sums[WEIGHT_SQUARES] = add_lanes(weight_lanes)
+    sums[UPDATE_SQUARES] = add_lanes(update_lanes)
 
 
 @cpu_function
@@ -130,6 +145,45 @@ def advance_chunk(
 
 
 @cpu_function
+def other_norm_chunk(
+    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any
+) -> None:
+    """Replace the sum of u^2 of a layer whose ratio divides by another norm: 16 bytes per float32 parameter."""
+    layer, start = chunks[chunk, 0], chunks[chunk, 1]
+    kind = hyper64[layer, NORM_OF]
+    if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0 or kind == rules.DIRECTION:
+        return
+    count = min(sizes[layer] - start, CHUNK)
+    skipped = start * hyper.itemsize
+    correction1, correction2 = hyper[layer, CORRECTION1], hyper[layer, CORRECTION2]
+    eps, decay = hyper[layer, EPS], hyper[layer, DECAY]
+    w = pointer_to(addresses[layer, WEIGHTS] + skipped, eps)
+    g = pointer_to(addresses[layer, GRADIENT] + skipped, eps)
+    m = pointer_to(addresses[layer, EXP_AVG] + skipped, eps)
+    v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, eps)
+    lanes = stack_values(LANES, 0.0)
+    gradient_lanes = stack_values(LANES, 0.0)
+    clear_lanes(lanes)
+    clear_lanes(gradient_lanes)
+    zero = hyper.dtype.type(0)
+    for first in range(0, count, LANES):
+        fetch_ahead(w, first, hyper.itemsize)
+        fetch_ahead(g, first, hyper.itemsize)
+        fetch_ahead(m, first, hyper.itemsize)
+        fetch_ahead(v, first, hyper.itemsize)
+        for lane in range(min(count - first, LANES)):
+            i = first + lane
+            if kind == rules.UNDECAYED:
+                u_i = rules.lamb_direction(w[i], m[i], v[i], correction1, correction2, eps, zero)
+            else:
+                u_i = rules.lamb_eps_in_root(w[i], m[i], v[i], correction1, correction2, eps, decay)
+            lanes[lane] = rules.add_square(lanes[lane], u_i)
+            gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], g[i])
+    sums[chunk, UPDATE_SQUARES] = add_lanes(lanes)
+    sums[chunk, GRADIENT_SQUARES] = add_lanes(gradient_lanes)
+
+
+@cpu_function
 def lamb_layer(
     layer: Any,
     addresses: Any,
@@ -145,13 +199,16 @@ def lamb_layer(
     if addresses[layer, GRADIENT] == 0:
         return
     first, last = first_chunk[layer], first_chunk[layer + 1]
-    weight_norm = layer_norm(sums, 0, first, last)
-    update_norm = layer_norm(sums, 1, first, last)
+    weight_norm = layer_norm(sums, WEIGHT_SQUARES, first, last)
+    update_norm = layer_norm(sums, UPDATE_SQUARES, first, last)
     ratio = 1.0
     if hyper[layer, ADAPT] != 0:
         row = hyper64[layer]
-        limit, epsilon, least, most = row[MAX_WEIGHT_NORM], row[RATIO_EPS], row[MIN_RATIO], row[MAX_RATIO]
-        ratio = rules.lamb_ratio(weight_norm, update_norm, limit, epsilon, least, most)
+        lightest, heaviest = row[MIN_WEIGHT_NORM], row[MAX_WEIGHT_NORM]
+        epsilon, least, most = row[RATIO_EPS], row[MIN_RATIO], row[MAX_RATIO]
+        ratio = rules.lamb_ratio(weight_norm, update_norm, lightest, heaviest, epsilon, least, most)
+        if row[NORM_OF] == rules.EPS_IN_ROOT_GUARDED and layer_sum(sums, GRADIENT_SQUARES, first, last) == 0:
+            ratio = 1.0
     norms[layer, WEIGHT_NORM] = weight_norm
     norms[layer, UPDATE_NORM] = update_norm
     norms[layer, RATIO] = ratio
@@ -184,14 +241,17 @@ def descend_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: An
 
 
 @cpu_function
-def sum_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def sum_chunk(
+    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any
+) -> None:
     """Put the sums of w^2 and of the rescaled g^2 over one chunk into `sums`: 8 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
         return
     count = min(sizes[layer] - start, CHUNK)
     skipped = start * hyper.itemsize
-    rescale = hyper[layer, RESCALE]
+    rescale, decay = hyper[layer, RESCALE], hyper[layer, DECAY]
+    decayed = hyper64[layer, DECAYED_NORM] != 0
     w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
     g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
     weight_lanes = stack_values(LANES, 0.0)
@@ -201,12 +261,20 @@ def sum_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, s
     for first in range(0, count, LANES):
         fetch_ahead(w, first, hyper.itemsize)
         fetch_ahead(g, first, hyper.itemsize)
-        for lane in range(min(count - first, LANES)):
-            i = first + lane
-            weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[i])
-            gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], rescale * g[i])
-    sums[chunk, 0] = add_lanes(weight_lanes)
-    sums[chunk, 1] = add_lanes(gradient_lanes)
+        width = min(count - first, LANES)
+        if decayed:
+            for lane in range(width):
+                i = first + lane
+                d_i = rules.decayed_gradient(g[i], w[i], rescale, decay)
+                weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[i])
+                gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], d_i)
+        else:
+            for lane in range(width):
+                i = first + lane
+                weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[i])
+                gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], rescale * g[i])
+    sums[chunk, WEIGHT_SQUARES] = add_lanes(weight_lanes)
+    sums[chunk, UPDATE_SQUARES] = add_lanes(gradient_lanes)
 
 
 @cpu_function
@@ -228,19 +296,34 @@ def lars_layer(
     row = hyper64[layer]
     if hyper[layer, ADAPT] != 0:
         first, last = first_chunk[layer], first_chunk[layer + 1]
-        weight_norm = layer_norm(sums, 0, first, last)
-        gradient_norm = layer_norm(sums, 1, first, last)
-        decay = np.float64(hyper[layer, DECAY])
+        weight_norm = layer_norm(sums, WEIGHT_SQUARES, first, last)
+        gradient_norm = layer_norm(sums, UPDATE_SQUARES, first, last)
+        # A norm that has the decay in it stands alone below the ratio.
+        decay = np.float64(hyper[layer, DECAY]) if row[DECAYED_NORM] == 0 else 0.0
         coefficient, epsilon, guard = row[COEFFICIENT], row[RATIO_EPS], row[GUARD]
-        ratio = rules.lars_ratio(weight_norm, gradient_norm, decay, coefficient, epsilon, guard)
+        lightest, heaviest = row[MIN_WEIGHT_NORM], row[MAX_WEIGHT_NORM]
+        ratio = rules.lars_ratio(
+            weight_norm,
+            gradient_norm,
+            decay,
+            coefficient,
+            epsilon,
+            guard,
+            lightest,
+            heaviest,
+            row[MIN_RATIO],
+            row[MAX_RATIO],
+        )
         if row[TRUST_CLIP] != 0:
-            ratio = rules.clipped_ratio(ratio, rates[layer])
+            phi = rules.within(weight_norm, lightest, heaviest)
+            ratio = rules.clipped_ratio(ratio, rates[layer], phi, guard)
         norms[layer, WEIGHT_NORM] = weight_norm
         norms[layer, UPDATE_NORM] = gradient_norm
     norms[layer, RATIO] = ratio
-    inside = row[RATE_INSIDE] != 0
-    scales[layer, ADVANCE] = rates[layer] * ratio if inside else ratio
-    scales[layer, DESCEND] = 1.0 if inside else rates[layer]
+    inside, outside = row[RATE_INSIDE] != 0, row[RATIO_OUTSIDE] != 0
+    local = rates[layer] * ratio
+    scales[layer, ADVANCE] = 1.0 if outside else local if inside else ratio
+    scales[layer, DESCEND] = local if outside else 1.0 if inside else rates[layer]
 
 
 @cpu_function

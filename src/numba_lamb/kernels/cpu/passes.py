@@ -13,12 +13,20 @@ import numpy as np
 from numba import prange
 
 from numba_lamb._compile import Kernel, cpu_kernel
-from numba_lamb.kernels.columns import ADAPT, APPLIED, GRADIENT, MAX_GRAD_NORM, WEIGHTS
+from numba_lamb.kernels.columns import (
+    ADAPT,
+    APPLIED,
+    GRADIENT,
+    GRADIENT_SQUARES,
+    MAX_GRAD_NORM,
+    WEIGHTS,
+)
 from numba_lamb.kernels.cpu.chunks import (
     advance_chunk,
     descend_chunk,
     lamb_layer,
     lars_layer,
+    other_norm_chunk,
     shrink_weights,
     sum_chunk,
     update_chunk,
@@ -50,12 +58,12 @@ def gradient_squares(
         mode = enter_ieee()
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
-        sums[chunk, 1] = 0.0
+        sums[chunk, GRADIENT_SQUARES] = 0.0
         if addresses[layer, GRADIENT] != 0:
             count = min(sizes[layer] - start, CHUNK)
             values = pointer_to(addresses[layer, GRADIENT] + start * hyper.itemsize, hyper[layer, ADAPT])
             squares = square_sum(values, count, hyper.itemsize)
-            sums[chunk, 1] = squares
+            sums[chunk, GRADIENT_SQUARES] = squares
             # No value can be infinite, NaN or beyond the bound where the sum is not.
             bound = np.float64(bounds[layer])
             if not (math.isfinite(squares) and squares <= bound * bound):
@@ -70,7 +78,7 @@ def total_squares(first_chunk: Any, sums: Any, hyper64: Any, squares: Any, total
     for layer in range(squares.shape[0]):
         squares[layer] = 0.0
         if hyper64[layer, MAX_GRAD_NORM] > 0:
-            squares[layer] = layer_sum(sums, 1, first_chunk[layer], first_chunk[layer + 1])
+            squares[layer] = layer_sum(sums, GRADIENT_SQUARES, first_chunk[layer], first_chunk[layer + 1])
     total[0] = sum_of_layers(squares)
     leave_ieee(mode)
 
@@ -122,6 +130,15 @@ def lamb_advance(
 
 
 @cpu_kernel
+def lamb_other_norm(addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+    """Replace the sums of u^2 in layers whose ratio divides by another norm: 16 bytes per float32 parameter."""
+    for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
+        other_norm_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
+        leave_ieee(mode)
+
+
+@cpu_kernel
 def lamb_ratio(
     addresses: Any,
     hyper: Any,
@@ -149,11 +166,11 @@ def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: An
 
 
 @cpu_kernel
-def lars_sums(addresses: Any, hyper: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def lars_sums(addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any) -> None:
     """Add up the squares of weights and gradients in layers that adapt: 8 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        sum_chunk(chunk, addresses, hyper, sizes, chunks, sums)
+        sum_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
         leave_ieee(mode)
 
 
@@ -219,6 +236,7 @@ KERNELS: dict[str, Kernel] = {
         decay_weights,
         row_means,
         lamb_advance,
+        lamb_other_norm,
         lamb_ratio,
         lamb_descend,
         lars_sums,

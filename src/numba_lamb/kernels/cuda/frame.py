@@ -16,6 +16,7 @@ from numba_lamb.kernels.cuda.warp import (
     add_lanes,
     add_quads,
     add_squares,
+    add_sums,
     address_of,
     decayed_gradients,
     doubles,
@@ -26,6 +27,7 @@ from numba_lamb.kernels.cuda.warp import (
     rules,
     scaled,
     store,
+    sums_of,
     this_lane,
     this_warp,
     unusable_values,
@@ -189,7 +191,7 @@ def check_gradient(args: Any, hyper: Any, chunk: Any) -> None:
     squares = add_lanes((a, b, c, d))
     found = add_lanes((np.float64(bad), 0.0, 0.0, 0.0))
     if this_lane() == 0:
-        doubles(args, fields.SUMS)[2 * chunk] = squares
+        sums_of(args, chunk)[columns.GRADIENT_SQUARES] = squares
         pointer_to(args[fields.NONFINITE], np.int32(0))[chunk] = np.int32(found) if checked else np.int32(0)
         if found != 0 and checked:
             longs(args, fields.CONTROL)[fields.FOUND] = 1
@@ -216,7 +218,7 @@ def gradient_squares(args: Any, hyper: Any) -> None:
     layer = this_warp()
     if layer < args[fields.LAYERS]:
         first_chunk = longs(args, fields.FIRST_CHUNK)
-        squares = add_column(doubles(args, fields.SUMS), 2, 0, first_chunk[layer], first_chunk[layer + 1])
+        squares = add_sums(args, columns.GRADIENT_SQUARES, first_chunk[layer], first_chunk[layer + 1])
         if this_lane() == 0:
             doubles(args, fields.SQUARES)[layer] = squares
 

@@ -6,9 +6,10 @@ whose gradients are not finite runs to its end and changes nothing.
 
 A step is ``open_step``, which also checks the gradients; the clip kernels where asked for; ``decay_weights`` where
 decay is outside the direction; ``row_means`` where gradients are centralized; then for Lamb ``lamb_advance``,
-``lamb_ratio``, ``lamb_descend``, and for Lars and Momentum ``lars_sums`` (where a layer adapts), ``lars_ratio``,
-``lars_update``. The last one walks the chunks backwards, because what the one before it touched last is still in
-the L2 cache. A kernel that keeps a layer on the chip between its two passes would stand in for those three.
+``lamb_other_norm`` where a ratio divides by another norm, ``lamb_ratio``, ``lamb_descend``, and for Lars and
+Momentum ``lars_sums`` (where a layer adapts), ``lars_ratio``, ``lars_update``. The last one walks the chunks
+backwards, because what the one before it touched last is still in the L2 cache. A kernel that keeps a layer on the
+chip between its two passes would stand in for those three.
 """
 
 import math
@@ -33,9 +34,9 @@ from numba_lamb.kernels.cuda.frame import (
 from numba_lamb.kernels.cuda.intrinsics import load_rows, pointer_to, zero_like
 from numba_lamb.kernels.cuda.warp import (
     QUAD,
-    add_column,
     add_lanes,
     add_squares,
+    add_sums,
     address_of,
     descended,
     doubles,
@@ -44,15 +45,17 @@ from numba_lamb.kernels.cuda.warp import (
     is_stopped,
     lamb_directions,
     lamb_gradients,
+    lamb_others,
     lars_gradients,
     longs,
     may_vectorize,
     momentum_advances,
     momentum_directions,
+    normed_gradients,
     rules,
-    scaled,
     second_moments,
     store,
+    sums_of,
     this_lane,
     this_warp,
     values,
@@ -115,8 +118,43 @@ def lamb_advance(args: Any, hyper: Any) -> None:
         p, q, r, s = add_squares(add_squares((p, q, r, s), u_i), u_j)
     weight_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
     if this_lane() == 0:
-        doubles(args, fields.SUMS)[2 * chunk] = weight_sum
-        doubles(args, fields.SUMS)[2 * chunk + 1] = update_sum
+        sums_of(args, chunk)[columns.WEIGHT_SQUARES] = weight_sum
+        sums_of(args, chunk)[columns.UPDATE_SQUARES] = update_sum
+
+
+def lamb_other_norm(args: Any, hyper: Any) -> None:
+    """Replace the sum of u^2 of layers whose ratio divides by another norm: 16 bytes per float32 parameter."""
+    chunk = this_warp()
+    if chunk >= args[fields.CHUNK_COUNT] or is_stopped(args):
+        return
+    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
+    gradient = address_of(args, layer, columns.GRADIENT)
+    kind = hyper64_of(args, layer, columns.NORM_OF)
+    row = layer * columns.HYPER
+    if gradient == 0 or hyper[row + columns.ADAPT] == 0 or kind == rules.DIRECTION:
+        return
+    weights = address_of(args, layer, columns.WEIGHTS)
+    first, second = address_of(args, layer, columns.EXP_AVG), address_of(args, layer, columns.EXP_AVG_SQ)
+    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
+    zero = zero_like(hyper)
+    w, g = pointer_to(weights, zero), pointer_to(gradient, zero)
+    m, v = pointer_to(first, zero), pointer_to(second, zero)
+    vectorized = may_vectorize(weights | gradient | first | second)
+    correction1, correction2 = hyper[row + columns.CORRECTION1], hyper[row + columns.CORRECTION2]
+    eps, decay = hyper[row + columns.EPS], hyper[row + columns.DECAY]
+    a = b = c = d = 0.0
+    p = q = r = s = 0.0
+    for place in range(start, last, LANES):
+        i = place + QUAD * this_lane()
+        whole = vectorized and place + LANES <= last
+        w_i, g_i, m_i, v_i = load_rows((w, g, m, v), 1, i, LANES, last, whole)
+        u_i = lamb_others(w_i, m_i, v_i, correction1, correction2, eps, decay, zero, kind)
+        a, b, c, d = add_squares((a, b, c, d), g_i)
+        p, q, r, s = add_squares((p, q, r, s), u_i)
+    gradient_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
+    if this_lane() == 0:
+        sums_of(args, chunk)[columns.GRADIENT_SQUARES] = gradient_sum
+        sums_of(args, chunk)[columns.UPDATE_SQUARES] = update_sum
 
 
 def lamb_ratio(args: Any, hyper: Any) -> None:
@@ -128,20 +166,23 @@ def lamb_ratio(args: Any, hyper: Any) -> None:
     if is_stopped(args) or address_of(args, layer, columns.GRADIENT) == 0:
         return
     first, last = longs(args, fields.FIRST_CHUNK)[layer], longs(args, fields.FIRST_CHUNK)[layer + 1]
-    weight_norm = math.sqrt(add_column(doubles(args, fields.SUMS), 2, 0, first, last))
-    update_norm = math.sqrt(add_column(doubles(args, fields.SUMS), 2, 1, first, last))
+    weight_norm = math.sqrt(add_sums(args, columns.WEIGHT_SQUARES, first, last))
+    update_norm = math.sqrt(add_sums(args, columns.UPDATE_SQUARES, first, last))
+    gradient_sum = 1.0
+    if hyper64_of(args, layer, columns.NORM_OF) == rules.EPS_IN_ROOT_GUARDED:
+        gradient_sum = add_sums(args, columns.GRADIENT_SQUARES, first, last)
     if this_lane() == 0:
         ratio = 1.0
-        if hyper[layer * columns.HYPER + columns.ADAPT] != 0:
-            limit, epsilon = (
+        if hyper[layer * columns.HYPER + columns.ADAPT] != 0 and gradient_sum != 0:
+            ratio = rules.lamb_ratio(
+                weight_norm,
+                update_norm,
+                hyper64_of(args, layer, columns.MIN_WEIGHT_NORM),
                 hyper64_of(args, layer, columns.MAX_WEIGHT_NORM),
                 hyper64_of(args, layer, columns.RATIO_EPS),
-            )
-            least, most = (
                 hyper64_of(args, layer, columns.MIN_RATIO),
                 hyper64_of(args, layer, columns.MAX_RATIO),
             )
-            ratio = rules.lamb_ratio(weight_norm, update_norm, limit, epsilon, least, most)
         norms = doubles(args, fields.NORMS)
         norms[layer * columns.NORMS + columns.WEIGHT_NORM] = weight_norm
         norms[layer * columns.NORMS + columns.UPDATE_NORM] = update_norm
@@ -201,7 +242,11 @@ def lars_sums(args: Any, hyper: Any) -> None:
     zero = zero_like(hyper)
     w, g = pointer_to(weights, zero), pointer_to(gradient, zero)
     vectorized = may_vectorize(weights | gradient)
-    rescale = hyper[layer * columns.HYPER + columns.RESCALE]
+    rescale, decay = (
+        hyper[layer * columns.HYPER + columns.RESCALE],
+        hyper[layer * columns.HYPER + columns.DECAY],
+    )
+    decayed = hyper64_of(args, layer, columns.DECAYED_NORM) != 0
     a = b = c = d = 0.0
     p = q = r = s = 0.0
     for place in range(start, last, 2 * LANES):
@@ -209,11 +254,13 @@ def lars_sums(args: Any, hyper: Any) -> None:
         whole = vectorized and place + 2 * LANES <= last
         w_i, g_i, w_j, g_j = load_rows((w, g), 2, i, LANES, last, whole)
         a, b, c, d = add_squares(add_squares((a, b, c, d), w_i), w_j)
-        p, q, r, s = add_squares(add_squares((p, q, r, s), scaled(g_i, rescale)), scaled(g_j, rescale))
+        d_i = normed_gradients(g_i, w_i, rescale, decay, decayed)
+        d_j = normed_gradients(g_j, w_j, rescale, decay, decayed)
+        p, q, r, s = add_squares(add_squares((p, q, r, s), d_i), d_j)
     weight_sum, gradient_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
     if this_lane() == 0:
-        doubles(args, fields.SUMS)[2 * chunk] = weight_sum
-        doubles(args, fields.SUMS)[2 * chunk + 1] = gradient_sum
+        sums_of(args, chunk)[columns.WEIGHT_SQUARES] = weight_sum
+        sums_of(args, chunk)[columns.UPDATE_SQUARES] = gradient_sum
 
 
 def lars_ratio(args: Any, hyper: Any) -> None:
@@ -229,17 +276,32 @@ def lars_ratio(args: Any, hyper: Any) -> None:
     ratio = 1.0
     if hyper[row + columns.ADAPT] != 0:
         first, last = longs(args, fields.FIRST_CHUNK)[layer], longs(args, fields.FIRST_CHUNK)[layer + 1]
-        weight_norm = math.sqrt(add_column(doubles(args, fields.SUMS), 2, 0, first, last))
-        gradient_norm = math.sqrt(add_column(doubles(args, fields.SUMS), 2, 1, first, last))
-        decay = np.float64(hyper[row + columns.DECAY])
-        coefficient, epsilon = (
-            hyper64_of(args, layer, columns.COEFFICIENT),
-            hyper64_of(args, layer, columns.RATIO_EPS),
+        weight_norm = math.sqrt(add_sums(args, columns.WEIGHT_SQUARES, first, last))
+        gradient_norm = math.sqrt(add_sums(args, columns.UPDATE_SQUARES, first, last))
+        # A norm that has the decay in it stands alone below the ratio.
+        decay = (
+            np.float64(hyper[row + columns.DECAY])
+            if hyper64_of(args, layer, columns.DECAYED_NORM) == 0
+            else 0.0
         )
         guard = hyper64_of(args, layer, columns.GUARD)
-        ratio = rules.lars_ratio(weight_norm, gradient_norm, decay, coefficient, epsilon, guard)
+        lightest = hyper64_of(args, layer, columns.MIN_WEIGHT_NORM)
+        heaviest = hyper64_of(args, layer, columns.MAX_WEIGHT_NORM)
+        ratio = rules.lars_ratio(
+            weight_norm,
+            gradient_norm,
+            decay,
+            hyper64_of(args, layer, columns.COEFFICIENT),
+            hyper64_of(args, layer, columns.RATIO_EPS),
+            guard,
+            lightest,
+            heaviest,
+            hyper64_of(args, layer, columns.MIN_RATIO),
+            hyper64_of(args, layer, columns.MAX_RATIO),
+        )
         if hyper64_of(args, layer, columns.TRUST_CLIP) != 0:
-            ratio = rules.clipped_ratio(ratio, rate)
+            phi = rules.within(weight_norm, lightest, heaviest)
+            ratio = rules.clipped_ratio(ratio, rate, phi, guard)
         if this_lane() == 0:
             doubles(args, fields.NORMS)[layer * columns.NORMS + columns.WEIGHT_NORM] = weight_norm
             doubles(args, fields.NORMS)[layer * columns.NORMS + columns.UPDATE_NORM] = gradient_norm
@@ -247,8 +309,10 @@ def lars_ratio(args: Any, hyper: Any) -> None:
         doubles(args, fields.NORMS)[layer * columns.NORMS + columns.RATIO] = ratio
         scales = values(args, fields.SCALES, hyper)
         inside = hyper64_of(args, layer, columns.RATE_INSIDE) != 0
-        scales[layer * columns.SCALES + columns.ADVANCE] = rate * ratio if inside else ratio
-        scales[layer * columns.SCALES + columns.DESCEND] = 1.0 if inside else rate
+        outside = hyper64_of(args, layer, columns.RATIO_OUTSIDE) != 0
+        local = rate * ratio
+        scales[layer * columns.SCALES + columns.ADVANCE] = 1.0 if outside else local if inside else ratio
+        scales[layer * columns.SCALES + columns.DESCEND] = local if outside else 1.0 if inside else rate
         count_step(args, hyper, layer)
 
 
@@ -309,6 +373,7 @@ KERNELS: dict[str, Callable[[Any, Any], None]] = {
         decay_weights,
         row_means,
         lamb_advance,
+        lamb_other_norm,
         lamb_ratio,
         lamb_descend,
         lars_sums,

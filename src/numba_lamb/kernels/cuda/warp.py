@@ -22,6 +22,7 @@ QUAD = 4
 WARP = 32
 QUAD_BYTES = 16
 """What one access can move; the addresses must be multiples of it."""
+DOUBLE_BYTES = 8
 
 rules = bind(rule_text, cuda_function, fma=fma, multiply=multiply)
 
@@ -246,6 +247,29 @@ def lars_gradients(
     return a, b, c, d
 
 
+@cuda_function
+def normed_gradients(g: Any, w: Any, rescale: Any, decay: Any, decayed: Any) -> Any:
+    """Return the quad whose norm LARS's ratio divides by: the gradient, with its decay where that is in it."""
+    a, b, c, d = scaled(g, rescale)
+    if decayed:
+        a, b, c, d = decayed_gradients(g, w, rescale, decay)
+    return a, b, c, d
+
+
+@cuda_function
+def lamb_others(
+    w: Any, m: Any, v: Any, correction1: Any, correction2: Any, eps: Any, decay: Any, zero: Any, kind: Any
+) -> Any:
+    """Return the quad whose norm LAMB's ratio divides by, where that is not the direction's."""
+    a, b, c, d = lamb_directions(w, m, v, correction1, correction2, eps, zero)
+    if kind != rules.UNDECAYED:
+        a = rules.lamb_eps_in_root(w[0], m[0], v[0], correction1, correction2, eps, decay)
+        b = rules.lamb_eps_in_root(w[1], m[1], v[1], correction1, correction2, eps, decay)
+        c = rules.lamb_eps_in_root(w[2], m[2], v[2], correction1, correction2, eps, decay)
+        d = rules.lamb_eps_in_root(w[3], m[3], v[3], correction1, correction2, eps, decay)
+    return a, b, c, d
+
+
 # -- sums ----------------------------------------------------------------------------------------------------
 
 
@@ -322,3 +346,15 @@ def add_column(table: Any, columns: Any, column: Any, first: Any, last: Any) -> 
         a, b, c, d = add_quads(add_quads(add_quads(add_quads((a, b, c, d), one), two), three), four)
         own += 4 * LANES
     return add_lanes((a, b, c, d))
+
+
+@cuda_function
+def sums_of(args: Any, chunk: Any) -> Any:
+    """Return a chunk's sums, by column."""
+    return pointer_to(args[fields.SUMS] + chunk * columns.SUMS * DOUBLE_BYTES, 0.0)
+
+
+@cuda_function
+def add_sums(args: Any, column: Any, first: Any, last: Any) -> Any:
+    """Add up one column of the sums of chunks `first` to ``last - 1``; the sum is in the first thread."""
+    return add_column(doubles(args, fields.SUMS), columns.SUMS, column, first, last)

@@ -6,13 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from numba_lamb.numerics.variants import LARS_VARIANTS
+
 _MASKED = "MaskedNode"
 _WANTED = {
     "Lamb": ("ScaleByAdamState", {"exp_avg": "mu", "exp_avg_sq": "nu"}),
     "Lars": ("TraceState", {"momentum_buffer": "trace"}),
     "Momentum": ("TraceState", {"momentum_buffer": "trace"}),
 }
-_RATE_INSIDE = ("paper", "paddle")
+_RATE_INSIDE = tuple(name for name, variant in LARS_VARIANTS.items() if variant.rate_inside)
 _Path = tuple[Any, ...]
 
 
