@@ -1,6 +1,8 @@
 """Settings that all tests share."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +14,16 @@ settings.load_profile("numba-lamb")
 TESTS = Path(__file__).parent
 SLOW_FOLDERS = {("cuda",), ("integrations",)}
 SLOW_FIXTURES = {"gpu", "whole"}
+
+
+@pytest.fixture(name="gpu")
+def gpu_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A GPU for tests that have none."""
+    from tests.cuda.double import Gpu
+
+    gpu = Gpu(monkeypatch)
+    yield gpu
+    gpu.close()
 
 
 @pytest.fixture(scope="session", name="whole")

@@ -13,7 +13,7 @@ import numba_lamb as nl
 from numba_lamb.cli import info, main, output
 from numba_lamb.cli.bench import report
 from numba_lamb.cli.bench.summary import Row, Spread
-from tests.cuda.double import Gpu, gpu_fixture  # noqa: F401
+from tests.cuda.double import Gpu
 
 
 @pytest.mark.slow
