@@ -16,7 +16,11 @@ def run(name: str, folder: Path, *options: str) -> str:
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *options],
         cwd=folder,
-        env={**os.environ, "PYTHONWARNINGS": "error" if name == "finetune.py" else ""},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "error" if name == "finetune.py" else "",
+        },
         capture_output=True,
         text=True,
         check=False,
