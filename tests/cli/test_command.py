@@ -13,9 +13,10 @@ import numba_lamb as nl
 from numba_lamb.cli import info, main, output
 from numba_lamb.cli.bench import report
 from numba_lamb.cli.bench.summary import Row, Spread
-from tests.cuda.double import Gpu, gpu_fixture  # noqa: F401
+from tests.cuda.double import Gpu
 
 
+@pytest.mark.slow
 def test_python_m_runs_the_command() -> None:
     found = subprocess.run(
         [sys.executable, "-m", "numba_lamb", "--version"], capture_output=True, text=True, env=os.environ
@@ -94,6 +95,7 @@ def test_the_table_of_bench_fits_a_terminal(
     assert set(title.split()) <= set(found.split())
 
 
+@pytest.mark.slow
 def test_what_others_are_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(info, "_PARTNERS", ("numpy", "no-such-package"))
     found = info.collect()

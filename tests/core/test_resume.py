@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, assert_same, gpu_fixture  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, assert_same
 from tests.helpers import snapshot
 from tests.interrupts import interrupted
 

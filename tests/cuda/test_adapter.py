@@ -11,7 +11,7 @@ import pytest
 import numba_lamb as nl
 from numba_lamb.engine.interface import Gradients, Groups, Subject
 from numba_lamb.kernels import columns
-from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, assert_same, gradients_like
 from tests.cuda.test_graphs import Captured, Static
 from tests.cuda.test_waiting import waits
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, fresh_gpu, gpu_fixture  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, fresh_gpu
 
 SHAPE = (3, 4)
 ONES = np.ones(SHAPE, "f4")

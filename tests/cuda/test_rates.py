@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import (  # noqa: F401
+from tests.cuda.double import (
     OPTIMIZERS,
     Gpu,
     GpuArray,
     Pair,
     assert_same,
     fresh_gpu,
-    gpu_fixture,
     gradients_like,
 )
 

@@ -14,13 +14,12 @@ import numba_lamb as nl
 from numba_lamb import checkpoint
 from numba_lamb.callbacks import LearningRateScheduler
 from numba_lamb.memory import device
-from tests.cuda.double import (  # noqa: F401
+from tests.cuda.double import (
     OPTIMIZERS,
     Gpu,
     Pair,
     assert_same,
     fresh_gpu,
-    gpu_fixture,
     gradients_like,
 )
 

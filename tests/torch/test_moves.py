@@ -203,6 +203,7 @@ def test_modules_can_be_converted_by_swapping() -> None:
     assert all(p.dtype == p.grad.dtype == torch.float64 for p in module.parameters())
 
 
+@pytest.mark.slow
 def test_a_large_gradient_cut_to_half_precision_does_not_end_the_process() -> None:
     code = """
 import torch

@@ -198,6 +198,7 @@ def made(name: str) -> tuple[Any, Any, Any]:
     return p, opt, ScheduleLR(opt, SCHEDULE)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_process_bit_for_bit(tmp_path: Path) -> None:
     path, saved, straight = str(tmp_path / "half.pt"), {}, {}
     for name in OPTIMIZERS:
