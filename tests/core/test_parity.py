@@ -187,7 +187,11 @@ def rich(method: Method) -> list[Group]:
         "kernel": np.linspace(-1, 1, 24).reshape(2, 3, 4) * 30,
         "zeros": np.zeros((2, 2, 2)),
     }
-    second = {"norm": rng.standard_normal((3, 2, 4)), "tiny": np.full((1, 2, 2), 1e-3)}
+    second = {
+        "norm": rng.standard_normal((3, 2, 4)),
+        "tiny": np.full((1, 2, 2), 1e-4),
+        "large": np.full((1, 2, 2), 100.0),
+    }
     return [(first, {"weight_decay": 0.3}), (second, {"weight_decay": 0.0})]
 
 
