@@ -105,7 +105,7 @@ class Bucket(ABC):
         if not np.isfinite(held) or (held == 0) != (value == 0):
             raise ValueError(
                 f"{name} must be a normal number in {self.dtype}, the dtype of parameter "
-                f"{self.layers[0].name!r}, not {value!r}"
+                f"{self.layers[0].name!r}, got {value!r}"
             )
         return value
 

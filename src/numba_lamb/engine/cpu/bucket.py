@@ -47,7 +47,7 @@ class CpuBucket(Bucket):
         compute, state = self.precision.compute, self.precision.state
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
-        self.updated = np.zeros(count, dtype=np.bool_)
+        self.updated = np.zeros(count, dtype=np.int64)
         # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
         self.common = np.zeros(1, dtype=np.int64)
         self.sums = np.zeros((chunks, columns.SUMS))

@@ -17,9 +17,6 @@ from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.device import Buffer, Device, Launch
 from numba_lamb.methods.table import UNITS
 
-ADAPTED = 2
-"""The mark of a layer that was updated with a trust ratio; 1 is that of one without."""
-
 
 class CudaBucket(Bucket):
     """Tables, state and scratch of the layers that share a dtype, on a GPU.
@@ -213,7 +210,7 @@ class CudaBucket(Bucket):
         block = Block({name: (forms[name].shape, forms[name].dtype) for name in ("norms", "updated")})
         block.memory[:] = memory
         marks = block.tables["updated"]
-        return block.tables["norms"], marks != 0, marks == ADAPTED
+        return block.tables["norms"], marks != columns.NOT_UPDATED, marks == columns.ADAPTED
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one of the tables that kernels write, as all work so far leaves it."""
