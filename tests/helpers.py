@@ -87,6 +87,16 @@ def snapshot(optimizer: Any) -> dict[str, Any]:
     }
 
 
+def version_1(optimizer: Any) -> dict[str, Any]:
+    """The state of `optimizer` as format version 1 had it: numbers that all groups share, rates by group."""
+    state = optimizer.state_dict()
+    options, rates = state["groups"][0], ("lr", "weight_decay")
+    numbers = [key for key in ("beta1", "beta2", "eps", "momentum", "max_grad_norm") if key in options]
+    shared = {key: options[key] for key in numbers} | state["numbers"]
+    groups = [{key: group[key] for key in rates} for group in state["groups"]]
+    return {**state, "format_version": 1, "numbers": shared, "groups": groups}
+
+
 def installed(name: str) -> Any:
     """Import a package of the ``peers`` extra, or return None where it is not installed."""
     return importlib.import_module(name) if importlib.util.find_spec(name) else None

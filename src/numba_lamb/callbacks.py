@@ -79,7 +79,7 @@ class LearningRateScheduler:
             If the function returns a number that is negative or not finite.
         """
         current = [
-            _constant(group["lr"], f"'lr' of group {index}")
+            _constant(group["lr"], f"lr of group {index}")
             for index, group in enumerate(optimizer.param_groups)
         ]
         step = optimizer.global_step

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from numba_lamb.foreign import kind_of
 from numba_lamb.memory.arrays import Storage, is_array, on_device, value_on_device
 from numba_lamb.numerics.rules import ROUNDED_ZERO
 
@@ -16,6 +17,7 @@ RateLike: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int]
 RATE_KEYS = ("lr", "weight_decay")
 """What a group has a rate for, by its keys."""
 
+_FORMS = "a number, an array, an iterable with one value per step, or a callable of the step"
 _NO_TABLES = (Mapping, set, frozenset, bytes, bytearray, memoryview)
 
 
@@ -94,13 +96,13 @@ class Rate:
         if getattr(value, "ndim", None) == 0 and not isinstance(value, np.ma.MaskedArray):
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{self.name}{where} must be a real number, not {type(value).__name__}")
+            raise TypeError(f"{self.name}{where} must be a number >= 0 and finite, got a {kind_of(value)}")
         try:
             number = unrounded(float(value))
         except OverflowError:
             number = math.inf
         if not (math.isfinite(number) and number >= 0):
-            raise ValueError(f"{self.name}{where} must be finite and >= 0, not {number!r}")
+            raise ValueError(f"{self.name}{where} must be a number >= 0 and finite, got {number!r}")
         return number
 
     def _reader(self, given: Any, twin: "Rate | None") -> Callable[[int], Any]:
@@ -122,19 +124,14 @@ class Rate:
             reader: Callable[[int], Any] = given
             return reader
         if isinstance(given, str):
-            raise ValueError(
-                f"{self.name} must be a number, a table, or a callable, not the string {given!r}"
-            )
+            raise ValueError(f"{self.name} must be {_FORMS}, got {given!r}")
         if dimensions == 0:
             self._checked(given)
             return lambda step: given
         if dimensions is not None and dimensions > 1:
-            raise ValueError(f"{self.name} as an array must have 0 or 1 dimensions, not {dimensions}")
+            raise ValueError(f"{self.name} must have at most 1 dimension as an array, got {dimensions}")
         if isinstance(given, _NO_TABLES) or not isinstance(given, Iterable):
-            raise TypeError(
-                f"{self.name} must be a number, an array, an iterable with one value per step, "
-                f"or a callable of the step, not {type(given).__name__}"
-            )
+            raise TypeError(f"{self.name} must be {_FORMS}, got a {kind_of(given)}")
         if isinstance(given, Sequence) or dimensions == 1:
             self.length = len(given)  # type: ignore[arg-type]
             table: Any = given

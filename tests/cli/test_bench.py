@@ -238,6 +238,7 @@ def test_the_environment_sets_threads_and_no_policy_of_the_users() -> None:
     assert found["HOME"] == "h"
 
 
+@pytest.mark.slow
 def test_a_worker_answers_and_keeps_what_libraries_print_apart() -> None:
     environment = worker_environment(1, os.environ)
     with Worker(worker_command("lamb-fresh", "200-tiny", 1), environment) as one:
@@ -272,6 +273,7 @@ def test_a_step_that_fails_ends_the_serving() -> None:
 CORE = {name: COMPETITORS[name] for name in ("lamb", "momentum", SWEEP)}
 
 
+@pytest.mark.slow
 def test_the_command_measures_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
     broken = Competitor("broken", "broken", "nowhere:nothing", 1)

@@ -81,6 +81,7 @@ def test_a_broken_gpu_driver_is_a_reason_and_no_failure(monkeypatch: pytest.Monk
     assert info.collect()["gpu"] == {"name": None, "because": "driver is broken"}
 
 
+@pytest.mark.slow
 def test_settings_in_the_environment_are_told() -> None:
     code = "from numba_lamb.cli import info; import json; print(json.dumps(info.collect()))"
     output = run_python(

@@ -10,6 +10,8 @@ import pytest
 
 from numba_lamb.cli import main
 
+pytestmark = pytest.mark.slow
+
 FULL = Path("/dev/full")
 RUN = "import sys; from numba_lamb.cli import main; sys.exit(main())"
 COMMANDS = {

@@ -342,6 +342,7 @@ def test_pictures_show_what_the_schedules_give_now(make_gallery):
         assert path.stat().st_size < 25_000
 
 
+@pytest.mark.slow
 def test_one_call_writes_it_all_and_removes_what_is_no_more(make_gallery, tmp_path):
     (tmp_path / "gallery").mkdir()
     (tmp_path / "gallery" / "OldLR.svg").write_text("")

@@ -20,6 +20,8 @@ from numba_lamb.cli.train.display import Display
 from numba_lamb.cli.train.experiment import Experiment
 from numba_lamb.cli.train.training import Training
 
+pytestmark = pytest.mark.slow
+
 TINY = ["train", "--quick", "--search", "--epochs", "2"]
 RATES = [0.0, 0.1, 0.05, 0.02]
 

@@ -190,6 +190,7 @@ def test_what_is_compiled_is_told_first_and_is_float32(
     assert [part.dtype for part in optimizer._buckets] == [np.float32]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [80, 200])
 def test_no_word_is_broken(whole: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, width: int) -> None:
     stream = io.StringIO()

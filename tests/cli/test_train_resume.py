@@ -93,10 +93,14 @@ def mutated(tree, path, rng):
     return changed
 
 
-def is_possible(path, value):
-    """Whether a run could have that value there: a loss, a trust ratio, or no run begun after the last result."""
-    if path == ("current",):
-        return value is None
+def is_possible(path, tree):
+    """Whether a run could have that there: a loss, a trust ratio, an end before its time, or no run yet."""
+    above, key = at(tree, path[:-1]), path[-1]
+    if path[-2:-1] == ("losses",) and key == len(above):
+        return at(tree, path[:-2])["stopped"]
+    value = above[key]
+    if path in (("current",), ("current", "stopped")):
+        return value is (None if key == "current" else True)
     return type(value) is float and 0 < value < math.inf and bool({"losses", "ratios"} & set(path))
 
 
@@ -125,7 +129,7 @@ def test_a_change_of_anything_is_refused(digits, trees, again):
                 changed = signed(changed)
             if accepts(digits, changed):
                 assert again, path
-                assert is_possible(path, at(changed, path)), path
+                assert is_possible(path, changed), path
     assert tried > 400
 
 

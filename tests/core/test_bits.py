@@ -91,6 +91,7 @@ def digests(threads: list[int], **environment: str) -> list[str]:
     return lines
 
 
+@pytest.mark.slow
 def test_threads_processes_and_cpu_do_not_change_a_bit() -> None:
     one, two, five = np.array_split(digests([1, 2, 5], NUMBA_NUM_THREADS="5"), 3)
     assert one.tolist() == PINNED
@@ -101,6 +102,7 @@ def test_threads_processes_and_cpu_do_not_change_a_bit() -> None:
     assert digests([1], NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="") == one.tolist()
 
 
+@pytest.mark.slow
 def test_workqueue_layer_gives_the_same_bits() -> None:
     environment = {"NUMBA_NUM_THREADS": "3"}
     assert digests([3], NUMBA_THREADING_LAYER="workqueue", **environment) == digests([3], **environment)

@@ -44,6 +44,7 @@ TREE = {
 }
 
 
+@pytest.mark.slow
 @given(trees)
 def test_what_is_saved_comes_back(tree):
     with tempfile.TemporaryDirectory() as folder:

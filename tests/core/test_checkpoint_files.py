@@ -224,6 +224,7 @@ def saver_in_another_process(tmp_path):
         process.communicate()
 
 
+@pytest.mark.slow
 @POSIX
 def test_leftovers_of_killed_savers_go_and_those_of_living_ones_stay(tmp_path, saver):
     alive, killed, elsewhere = saver("a"), saver("a"), saver("b")
@@ -252,6 +253,7 @@ for k in range(150):
 """
 
 
+@pytest.mark.slow
 @POSIX
 def test_savers_that_meet_do_not_remove_each_others_files(tmp_path):
     command = [sys.executable, "-c", RACER, str(tmp_path / "a")]

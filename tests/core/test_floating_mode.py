@@ -10,6 +10,8 @@ from llvmlite import ir
 from numba_lamb.kernels.cpu import intrinsics
 from tests.helpers import installed, run_python
 
+pytestmark = pytest.mark.slow
+
 TWO_THREADS = {"NUMBA_NUM_THREADS": "2"}
 
 STEPS = """

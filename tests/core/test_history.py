@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, Pair, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, Pair, gradients_like
 
 RANDOM = np.random.default_rng(0)
 WEIGHTS = {

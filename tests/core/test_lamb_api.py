@@ -74,6 +74,7 @@ def test_gradients_are_only_read():
     assert frozen(gradients) == before
 
 
+@pytest.mark.slow
 def test_fresh_kept_and_exchanged_arrays_give_the_same_bits():
     shapes = {"a": (50,), "b": (50,)}
     fresh, kept, exchanged = (model(**shapes) for _ in range(3))

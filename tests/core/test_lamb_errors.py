@@ -137,9 +137,9 @@ PARAMETERS = {
         "group 1 has no 'params'",
     ),
     "unknown key": (
-        lambda: [{"params": [ones()], "beta1": 0.9}],
+        lambda: [{"params": [ones()], "beta_1": 0.9}],
         KeyError,
-        "group 0 has the unknown key 'beta1'",
+        "group 0 has the unknown key 'beta_1'",
     ),
     "in two groups": (lambda: [{"params": [W]}, {"params": [W]}], RuntimeError, "'param_1' is given twice"),
     "twice in a group": (
@@ -157,15 +157,10 @@ PARAMETERS = {
         ValueError,
         "'w' and 'x' share memory",
     ),
-    "centralization no bool": (
-        lambda: [{"params": [ones(2, 2, 2)], "grad_centralization": 1}],
-        TypeError,
-        "'grad_centralization' of group 0 must be a bool, not int",
-    ),
     "centralization of a dense layer": (
         lambda: [{"params": {"conv": ones(2, 2, 2), "dense": ones(2, 2)}, "grad_centralization": True}],
         ValueError,
-        "'grad_centralization' of group 0 .* 'dense'",
+        "grad_centralization of group 0 .* 'dense'",
     ),
     "order alone": (lambda: [{"order_params": ["w"]}], ValueError, "at least one group"),
     "order too short": (
@@ -209,18 +204,6 @@ PARAMETERS = {
         ValueError,
         "group 0 has 2 values and group 1 has 1",
     ),
-    "rate of a group": (lambda: [{"params": [W], "lr": -0.5}], ValueError, "'lr' of group 0 .* -0.5"),
-    "no rate of a group": (lambda: [{"params": [W], "lr": None}], TypeError, "'lr' of group 0 .* NoneType"),
-    "decay of a group": (
-        lambda: [{"params": [W], "weight_decay": -1}],
-        ValueError,
-        "'weight_decay' of group 0",
-    ),
-    "no decay of a group": (
-        lambda: [{"params": [W], "weight_decay": None}],
-        TypeError,
-        "'weight_decay' of group 0",
-    ),
 }
 
 
@@ -242,49 +225,9 @@ def test_neighbours_in_one_buffer_do_not_overlap():
 # -- the other arguments -----------------------------------------------------------------------------------------
 
 ARGUMENTS = {
-    "beta1 int": (
-        {"beta1": 1},
-        TypeError,
-        "beta1 must be a float between 0 and 1, both excluded, got 1, an int",
-    ),
-    "beta1 float32": (
-        {"beta1": np.float32(0.9)},
-        TypeError,
-        "beta1 must be a float between 0 and 1, both excluded, got .*, a numpy.float32",
-    ),
-    "beta1 None": (
-        {"beta1": None},
-        TypeError,
-        "beta1 must be a float between 0 and 1, both excluded, got None",
-    ),
-    "beta1 0": ({"beta1": 0.0}, ValueError, "beta1 must be a float between 0 and 1, both excluded, got 0.0"),
-    "beta1 1": ({"beta1": 1.0}, ValueError, "beta1 .* got 1.0"),
-    "beta1 NaN": ({"beta1": float("nan")}, ValueError, "beta1 .* got nan"),
-    "beta2 0": ({"beta2": 0.0}, ValueError, "beta2 .* got 0.0"),
-    "beta2 1.5": ({"beta2": 1.5}, ValueError, "beta2 .* got 1.5"),
-    "beta2 str": (
-        {"beta2": "0.9"},
-        TypeError,
-        "beta2 must be a float between 0 and 1, both excluded, got '0.9', a str",
-    ),
-    "eps 0": ({"eps": 0.0}, ValueError, "eps must be a float > 0 and finite, got 0.0"),
-    "eps int": ({"eps": 1}, TypeError, "eps must be a float > 0 and finite, got 1, an int"),
-    "eps inf": ({"eps": float("inf")}, ValueError, "eps .* got inf"),
-    "eps NaN": ({"eps": float("nan")}, ValueError, "eps .* got nan"),
     "eps that float32 takes for 0": ({"eps": 1e-60}, ValueError, "eps .*float32"),
     "eps that float32 takes for infinity": ({"eps": 1e60}, ValueError, "eps .*float32"),
-    "weight_decay negative": (
-        {"weight_decay": -0.1},
-        ValueError,
-        "weight_decay must be finite and >= 0, not -0.1",
-    ),
-    "weight_decay NaN": ({"weight_decay": float("nan")}, ValueError, "weight_decay .* not nan"),
-    "weight_decay None": ({"weight_decay": None}, TypeError, "weight_decay must be .* not NoneType"),
     "weight_decay 2-D": ({"weight_decay": np.ones((1, 1))}, ValueError, "weight_decay .* 2"),
-    "decay_filter": ({"decay_filter": ["w"]}, TypeError, "decay_filter must be a callable .* not list"),
-    "decay_filter False": ({"decay_filter": False}, TypeError, "decay_filter must be a callable .* not bool"),
-    "adapt_filter": ({"adapt_filter": "w"}, TypeError, "adapt_filter must be a callable .* not str"),
-    "nonfinite": ({"nonfinite": "ignore"}, ValueError, "nonfinite must be one of 'raise', .* not 'ignore'"),
     "num_threads 0": ({"num_threads": 0}, ValueError, "num_threads must be between 1 and .* not 0"),
     "num_threads float": ({"num_threads": 1.0}, TypeError, "num_threads must be an int or None, not float"),
     "num_threads bool": ({"num_threads": True}, TypeError, "num_threads must be an int or None, not bool"),
@@ -498,7 +441,7 @@ BAD_RATES = {
     "complex64": (np.complex64(0.5), TypeError, "complex"),
     "None": (None, TypeError, "NoneType"),
     "text": ("0.5", ValueError, "'0.5'"),
-    "0-d text": (np.array("0.5"), TypeError, "not"),
+    "0-d text": (np.array("0.5"), TypeError, "str"),
     "bytes": (b"05", TypeError, "bytes"),
     "an object": (object(), TypeError, "object"),
     "a dict": ({0: 0.5}, TypeError, "dict"),
@@ -554,7 +497,7 @@ def test_rates_refused_in_a_live_group(pair, key, rate, error, match):
         lambda: pair.opt.step(pair.gradients),
         lambda: pair.opt.get_lr() and pair.opt.get_weight_decay(),
     ):
-        with pytest.raises(error, match=f"(?s)'{key}' of group 1.*{re.escape(match)}") as caught:
+        with pytest.raises(error, match=f"(?s){key} of group 1.*{re.escape(match)}") as caught:
             act()
         assert caught.type is error
     assert (frozen(dict(pair.opt.params)), pair.opt.stats(), pair.opt.global_step) == (params, layers, 1)
@@ -577,7 +520,7 @@ def test_values_refused_at_the_step_that_uses_them(pair, key, source, value, err
     kept = pair.opt.param_groups[1][key]
     pair.opt.param_groups[1][key] = source(value)
     params, stats = frozen(dict(pair.opt.params)), pair.opt.stats()
-    with pytest.raises(error, match=f"(?s)'{key}' of group 1 at step 1 .*{re.escape(match)}") as caught:
+    with pytest.raises(error, match=f"(?s){key} of group 1 at step 1 .*{re.escape(match)}") as caught:
         pair.opt.step(pair.gradients)
     assert caught.type is error
     assert (frozen(dict(pair.opt.params)), pair.opt.stats(), pair.opt.global_step) == (params, stats, 1)
@@ -609,7 +552,7 @@ def test_a_schedule_that_raises_is_heard(pair):
 
 def test_a_decay_that_float32_takes_for_infinity(pair):
     pair.opt.param_groups[0]["weight_decay"] = 1e60
-    with pytest.raises(ValueError, match=r"'weight_decay' of group 0.*float32"):
+    with pytest.raises(ValueError, match=r"weight_decay of group 0.*float32"):
         pair.opt.step(pair.gradients)
     pair.opt.param_groups[0]["weight_decay"] = 0.0625
     pair.goes_on_as_the_twin()
@@ -619,7 +562,7 @@ def test_a_decay_that_float32_takes_for_infinity(pair):
 
 
 def unknown_key(opt):
-    opt.param_groups[0]["beta1"] = 0.5
+    opt.param_groups[0]["beta_1"] = 0.5
 
 
 def missing_key(opt):
@@ -628,10 +571,6 @@ def missing_key(opt):
 
 def centralize_dense(opt):
     opt.param_groups[0]["grad_centralization"] = True
-
-
-def centralize_by_number(opt):
-    opt.param_groups[2]["grad_centralization"] = 1
 
 
 def append_group(opt):
@@ -643,17 +582,12 @@ def remove_group(opt):
 
 
 LIVE = {
-    "unknown key": (unknown_key, KeyError, "group 0 has the unknown key 'beta1'"),
+    "unknown key": (unknown_key, KeyError, "group 0 has the unknown key 'beta_1'"),
     "missing key": (missing_key, KeyError, "group 0 has no 'lr'"),
     "centralization of a dense layer": (
         centralize_dense,
         ValueError,
-        "'grad_centralization' of group 0 .* 'w'",
-    ),
-    "centralization no bool": (
-        centralize_by_number,
-        TypeError,
-        "'grad_centralization' of group 2 .* not int",
+        "grad_centralization of group 0 .* 'w'",
     ),
     "a group appended": (append_group, ValueError, "add_param_group"),
     "a group removed": (remove_group, ValueError, "param_groups"),
@@ -679,9 +613,9 @@ ADDED = {
     "no dict": (lambda opt: [ones()], TypeError, "a parameter group must be a dict, not list"),
     "no params": (lambda opt: {"lr": 0.1}, KeyError, "group 3 has no 'params'"),
     "unknown key": (
-        lambda opt: {"params": [ones()], "eps": 0.1},
+        lambda opt: {"params": [ones()], "epsilon": 0.1},
         KeyError,
-        "group 3 has the unknown key 'eps'",
+        "group 3 has the unknown key 'epsilon'; did you mean 'eps'?",
     ),
     "order": (lambda opt: {"order_params": ["w"]}, KeyError, "order_params"),
     "empty": (lambda opt: {"params": {}}, ValueError, "'params' of group 3 is empty"),
@@ -689,17 +623,15 @@ ADDED = {
     "here already": (lambda opt: {"params": [opt.params["x"]]}, RuntimeError, "given twice, also as 'x'"),
     "name taken": (lambda opt: {"params": {"x": ones()}}, ValueError, "two parameters are named 'x'"),
     "a view": (lambda opt: {"params": {"z": opt.params["x"][1:]}}, ValueError, "share memory"),
-    "rate": (lambda opt: {"params": [ones()], "lr": -1.0}, ValueError, "'lr' of group 3"),
-    "decay": (lambda opt: {"params": [ones()], "weight_decay": "x"}, ValueError, "'weight_decay' of group 3"),
     "centralization": (
         lambda opt: {"params": {"good": ones(2, 2, 2), "z": ones()}, "grad_centralization": True},
         ValueError,
-        "'grad_centralization' of group 3 .* 'z'",
+        "grad_centralization of group 3 .* 'z'",
     ),
     "centralization no bool": (
         lambda opt: {"params": [ones(2, 2, 2)], "grad_centralization": None},
         TypeError,
-        "'grad_centralization' of group 3 must be a bool",
+        "grad_centralization of group 3 must be a bool",
     ),
     "iterator that raises": (lambda opt: {"params": map(raising, [7])}, LookupError, "no rate at 7"),
 }
@@ -770,7 +702,7 @@ def remove(*path):
 
 
 STATES = {
-    "format version": (change("format_version", to=2), "format_version"),
+    "format version": (change("format_version", to=3), "format_version"),
     "no format version": (remove("format_version"), "format_version"),
     "another optimizer": (change("optimizer", to="Momentum"), "optimizer"),
     "no layers": (remove("layers"), "layers"),
@@ -796,11 +728,13 @@ STATES = {
     "global_step text": (change("global_step", to="1"), "global_step"),
     "global_step negative": (change("global_step", to=-1), "global_step"),
     "skipped_steps": (change("skipped_steps", to=None), "skipped_steps"),
-    "a number missing": (remove("numbers", "eps"), "eps"),
-    "beta1 None": (change("numbers", "beta1", to=None), "beta1"),
-    "beta1 7": (change("numbers", "beta1", to=7.0), "beta1"),
-    "eps NaN": (change("numbers", "eps", to=float("nan")), "eps"),
-    "eps int": (change("numbers", "eps", to=1), "eps"),
+    "an option missing": (remove("groups", 1, "eps"), r"state\['groups'\]\[1\] has no 'eps'"),
+    "an option more": (change("groups", 1, "epsilon", to=0.5), r"\[1\] has an unexpected key 'epsilon'"),
+    "a number more": (
+        change("numbers", "beta1", to=0.5),
+        r"state\['numbers'\] has an unexpected key 'beta1'",
+    ),
+    "a group no dict": (change("groups", 1, to=[]), r"state\['groups'\]\[1\] must be a dict, not list"),
     "rate negative": (change("groups", 1, "lr", to=-0.5), "lr"),
     "rate text": (change("groups", 1, "lr", to="0.5"), "lr"),
     "decay NaN": (change("groups", 1, "weight_decay", to=float("nan")), "weight_decay"),
@@ -817,7 +751,7 @@ def test_states_refused(pair, damage, match):
     source.step_both()
     source.opt.param_groups[0]["lr"] = 0.75
     state = source.opt.state_dict()
-    state["numbers"]["beta2"] = 0.5
+    state["groups"][1]["beta2"] = 0.5
     damage(state)
     kept = copy.deepcopy(state)
     pair.refuses(ValueError, match, lambda opt: opt.load_state_dict(state))
@@ -856,7 +790,7 @@ def test_key_errors_read_well_in_a_traceback(pair):
     for action in (
         lambda: pair.opt.step({**pair.gradients, "v": ones()}),
         lambda: pair.opt.step({"w": ones()}),
-        lambda: nl.Lamb([{"params": [ones()], "beta1": 0.9}], 0.1),
+        lambda: nl.Lamb([{"params": [ones()], "beta_1": 0.9}], 0.1),
     ):
         with pytest.raises(KeyError) as caught:
             action()
@@ -884,9 +818,9 @@ def test_gradients_beside_a_parameter_are_taken_and_overlapping_ones_not(start):
         assert buffer.tolist() == [1] * 12
 
 
-def test_a_state_whose_numbers_the_parameters_cannot_hold_changes_nothing(pair):
+def test_a_state_whose_options_the_parameters_cannot_hold_changes_nothing(pair):
     state = pair.opt.state_dict()
-    state["numbers"]["eps"] = 1e-60
+    state["groups"][0]["eps"] = 1e-60
     state["layers"]["w"]["m"][:] = 7
     state["global_step"] = 9
     pair.refuses(ValueError, "eps .*float32", lambda opt: opt.load_state_dict(state))

@@ -15,6 +15,8 @@ import numba_lamb as nl
 from numba_lamb.kernels.cpu import launch, threading_layer, threads
 from tests.helpers import installed, run_python
 
+pytestmark = pytest.mark.slow
+
 LARGE = launch.PARALLEL_FROM * 4096 * 2
 
 

@@ -169,6 +169,7 @@ def test_a_kernel_damaged_anywhere_is_compiled_or_loaded(kernel: Path) -> None:
     assert compiled() == (1, 0)
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_folder_that_others_can_write_means_no_cache_and_a_reason(tmp_path: Path) -> None:
     code = """

@@ -192,7 +192,7 @@ def test_tables_and_0d_arrays_are_read_live():
     number[...] = 0.125
     assert (by_table(0), by_number(0)) == (0.25, 0.125)
     number[...] = -1
-    with pytest.raises(ValueError, match=r"rate at step 7 must be finite and >= 0, not -1.0"):
+    with pytest.raises(ValueError, match=r"rate at step 7 must be a number >= 0 and finite, got -1.0"):
         by_number(7)
 
 
@@ -248,8 +248,8 @@ NO_RATES = {
 
 @pytest.mark.parametrize(("value", "error"), NO_RATES.values(), ids=NO_RATES)
 def test_refusals_name_the_argument(value, error):
-    with pytest.raises(error, match=r"^'lr' of group 3 ") as caught:
-        Rate(value, "'lr' of group 3")
+    with pytest.raises(error, match=r"^lr of group 3 ") as caught:
+        Rate(value, "lr of group 3")
     assert caught.type is error
 
 
@@ -276,8 +276,8 @@ NO_VALUES = {
 @pytest.mark.parametrize(("value", "error"), NO_VALUES.values(), ids=NO_VALUES)
 def test_refusals_of_a_value_name_the_step(value, error):
     for given_rate in ([value], lambda step: value, iter([value])):
-        with pytest.raises(error, match=r"^'lr' of group 3 at step 0 must be ") as caught:
-            Rate(given_rate, "'lr' of group 3")(0)
+        with pytest.raises(error, match=r"^lr of group 3 at step 0 must be ") as caught:
+            Rate(given_rate, "lr of group 3")(0)
         assert caught.type is error
 
 

@@ -12,6 +12,8 @@ from numba_lamb.layout import CHUNK, LANES
 from numba_lamb.numerics import reference
 from tests.helpers import float32, relative_to_largest
 
+pytestmark = pytest.mark.slow
+
 SIZES = [0, 1, 2, LANES - 1, LANES, LANES + 1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 17, LANES * CHUNK + 5]
 shapes = st.lists(
     st.one_of(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, assert_same, gpu_fixture  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, assert_same
 from tests.helpers import snapshot
 from tests.interrupts import interrupted
 
@@ -99,9 +99,9 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any], str]] = {
         r"state\['layers'\]\['c'\] has no 'v'",
     ),
     "a bad number": (
-        changed(lambda tree: tree["optimizer"]["numbers"].update(beta1=1.5)),
+        changed(lambda tree: tree["optimizer"]["groups"][0].update(beta1=1.5)),
         id,
-        "beta1 must be",
+        "beta1 of group 0 must be",
     ),
     "another file": (
         lambda file: nl.checkpoint.save(file, {"optimizer": trained().state_dict()}),

@@ -12,6 +12,8 @@ import pytest
 import numba_lamb as nl
 from tests.helpers import frozen, run_python
 
+pytestmark = pytest.mark.slow
+
 SIZES = (100_000, 7, 300)
 STEPS, THREADS = 40, 3
 

@@ -79,5 +79,7 @@ def test_every_difference_is_one() -> None:
 def test_a_negative_entry_of_a_table_is_refused_when_it_is_used() -> None:
     opt = nl.Lamb([p("w")], [0.1, -0.2])
     opt.step([ones()])
-    with pytest.raises(ValueError, match=r"learning_rate at step 1 must be finite and >= 0, not -0.2"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate at step 1 must be a number >= 0 and finite, got -0.2"
+    ):
         opt.step([ones()])

@@ -87,13 +87,6 @@ class Gpu:
         }
 
 
-@pytest.fixture(name="gpu")
-def gpu_fixture(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
-    gpu = Gpu(monkeypatch)
-    yield gpu
-    gpu.close()
-
-
 @contextmanager
 def fresh_gpu(devices: int = 1) -> Iterator[Gpu]:
     """A GPU of its own for each example of a hypothesis test."""

@@ -50,7 +50,8 @@ LARS = {
 def choose(part: Any, values: dict[int, list[float]], random: np.random.Generator) -> None:
     for column, choices in values.items():
         part.hyper64[:, column] = random.choice(choices, len(part.layers))
-    part.hyper[:, columns.ADAPT] = random.choice([0, 1, 1], len(part.layers))
+    adapts = [rules.NEVER, rules.WHERE_DECAYED, rules.ALWAYS, rules.ALWAYS]
+    part.hyper64[:, columns.ADAPTS] = random.choice(adapts, len(part.layers))
     part.hyper[:, columns.RESCALE] *= part.hyper64[:, columns.SIGN]
 
 
@@ -75,11 +76,13 @@ def choose_for_lars(part: Any, random: np.random.Generator) -> None:
 def with_settings(base: type, write: Callable[[Any], None]) -> Any:
     """The optimizer `base` whose settings are what `write` writes into each of its parts."""
 
-    def write_constants(self: Any, part: Any) -> None:
-        base._write_constants(self, part)  # type: ignore[attr-defined]
-        write(part)
+    def write_columns(self: Any, parts: Any) -> None:
+        base._write_columns(self, parts)  # type: ignore[attr-defined]
+        for part in parts:
+            write(part)
+            part.refresh_flags()
 
-    return type(base.__name__, (base,), {"_write_constants": write_constants})
+    return type(base.__name__, (base,), {"_write_columns": write_columns})
 
 
 def seeded(write: Write, seed: int) -> Callable[[Any], None]:

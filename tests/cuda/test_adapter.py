@@ -1,6 +1,8 @@
 """What another library's optimizer asks of a GPU: state and steps of its own, a loss scaler; and nothing more."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from types import FunctionType
 from typing import Any
 
@@ -8,9 +10,9 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from numba_lamb.engine.interface import Gradients, Groups, Subject
+from numba_lamb.engine.interface import Groups
 from numba_lamb.kernels import columns
-from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, assert_same, gradients_like
 from tests.cuda.test_graphs import Captured, Static
 from tests.cuda.test_waiting import waits
 
@@ -31,13 +33,15 @@ class Owner:
         self.gpu = gpu
         self.buffers: dict[tuple[str, int], Any] = {}
         self.steps: dict[np.dtype[Any], GpuArray] = {}
-        write_constants: Callable[[Any, Any], None] = base._write_constants  # type: ignore[attr-defined]
+        write_columns: Callable[[Any, Any], None] = base._write_columns  # type: ignore[attr-defined]
 
-        def write(optimizer: Any, part: Any) -> None:
-            write_constants(optimizer, part)
-            self.lend(part)
+        def write(optimizer: Any, parts: Any) -> None:
+            write_columns(optimizer, parts)
+            for part in parts:
+                self.lend(part)
 
-        self.made: Any = type(base.__name__, (base,), {"_write_constants": write, "_state_names": ()})
+        stateless = property(lambda optimizer: replace(optimizer._groups.method, numpy_state=()))
+        self.made: Any = type(base.__name__, (base,), {"_write_columns": write, "_method": stateless})
 
     def lend(self, part: Any) -> None:
         for column in (columns.EXP_AVG, columns.EXP_AVG_SQ):
@@ -140,23 +144,14 @@ class Scaler:
         self.pair = pair
         self.scale = pair.gpu.array(np.ones((), "f4"))
         self.found = pair.gpu.array(np.zeros((), "f4"))
-        self.own = pair.cpu._loss_scale
-        backend = pair.gpu_optimizer._backend
-        backend.grad_scale, backend.found_inf = self.scale.address, self.found.address
+        plan = pair.gpu_optimizer._plan
+        plan.grad_scale, plan.found_inf = self.scale.address, self.found.address
 
     def set(self, scale: float, found: float = 0.0) -> None:
         self.pair.gpu.driver.progress()
         self.scale.memory[...] = scale
         self.found.memory[...] = found
-        self.pair.cpu._loss_scale = self.own * float(np.float32(scale))
-        for part in self.pair.cpu._buckets:
-            part.hyper[:, columns.RESCALE] = 1.0 / self.pair.cpu._loss_scale
-
-    def check(self) -> None:
-        """Do `Pair.check`, for which the CPU's optimizer gets its own loss scale back."""
-        scale, self.pair.cpu._loss_scale = self.pair.cpu._loss_scale, self.own
-        self.pair.check()
-        self.pair.cpu._loss_scale = scale
+        self.pair.cpu._plan.grad_scale = float(np.float32(scale))
 
 
 SCALES = [1.0, 65536.0, 3.0, 0.1, 7.5]
@@ -175,7 +170,7 @@ def test_gradients_are_divided_by_the_scale_on_the_device(gpu: Gpu, maker: str, 
     for scale in SCALES:
         scaler.set(scale)
         pair.step(gradients_like(pair.on_cpu, random))
-        scaler.check()
+        pair.check()
     assert ("grad_norm" in pair.gpu_optimizer.stats()) == (limit is not None)
 
 
@@ -189,14 +184,14 @@ def test_the_scale_meets_the_optimizers_own(gpu: Gpu) -> None:
     scaler = Scaler(pair)
     scaler.set(7.5)
     pair.step(gradients_like(pair.on_cpu, random))
-    scaler.check()
+    pair.check()
     # Without a scaler the next step is as if there had never been one.
-    backend = pair.gpu_optimizer._backend
-    backend.grad_scale = backend.found_inf = 0
+    plan = pair.gpu_optimizer._plan
+    plan.grad_scale = plan.found_inf = 0
     scaler.set(1.0)
     pair.cpu.max_grad_norm = pair.gpu_optimizer.max_grad_norm = None
     pair.step(gradients_like(pair.on_cpu, random))
-    scaler.check()
+    pair.check()
 
 
 @pytest.mark.parametrize("nonfinite", ["skip", "raise", "propagate"])
@@ -223,7 +218,7 @@ def test_a_step_that_the_scaler_leaves_out_changes_nothing(gpu: Gpu, maker: str,
         pair.cpu._backend.set_counters(count, count)
         scaler.set(4.0)
         pair.step(gradients_like(pair.on_cpu, random))
-        scaler.check()
+        pair.check()
 
 
 def test_a_scaler_does_not_keep_other_gradients_from_being_refused(gpu: Gpu) -> None:
@@ -236,7 +231,7 @@ def test_a_scaler_does_not_keep_other_gradients_from_being_refused(gpu: Gpu) -> 
     with pytest.raises(FloatingPointError, match="gradient of 'c' has 1 values"):
         pair.gpu_optimizer.step(gpu.arrays(gradients))
     pair.step(gradients_like(pair.on_cpu, random))
-    scaler.check()
+    pair.check()
 
 
 def test_nothing_waits_for_a_scaler(gpu: Gpu) -> None:
@@ -246,9 +241,9 @@ def test_nothing_waits_for_a_scaler(gpu: Gpu) -> None:
     gradients = gpu.arrays(weights_of(random))
 
     def run() -> None:
-        backend: Any = optimizer._backend
+        plan: Any = optimizer._plan
         for step in range(4):
-            backend.grad_scale, backend.found_inf = (scale.address, found.address) if step % 2 else (0, 0)
+            plan.grad_scale, plan.found_inf = (scale.address, found.address) if step % 2 else (0, 0)
             optimizer.step(gradients)
 
     assert waits(gpu, run) == 0
@@ -273,7 +268,7 @@ def test_a_captured_step_reads_the_scaler_at_each_replay(gpu: Gpu) -> None:
     gpu.driver.progress()
     assert pair.gpu_optimizer.skipped_steps == 1
     pair.cpu._backend.set_counters(4, 1)
-    scaler.check()
+    pair.check()
 
 
 # -- what a backend reads of an optimizer --------------------------------------------------------------------
@@ -287,8 +282,16 @@ def narrowed(whole: Any, protocol: type) -> Any:
     return type(protocol.__name__, (), shown)()
 
 
+def take_step(optimizer: Any, groups: Any, gradients: Any) -> None:
+    """Take a step of an optimizer with groups that stand in for its own."""
+    backend = optimizer._backend
+    backend.place(replace(optimizer._plan, groups=groups))
+    assert backend.prepare(partial(optimizer._gradients.read, gradients))
+    backend.commit()
+
+
 @pytest.mark.parametrize("maker", OPTIMIZERS)
-def test_a_backend_reads_what_its_subject_names_and_nothing_else(gpu: Gpu, maker: str) -> None:
+def test_a_backend_reads_of_groups_what_their_protocol_names(gpu: Gpu, maker: str) -> None:
     random = np.random.default_rng(10)
     pair = Pair(
         gpu,
@@ -298,15 +301,7 @@ def test_a_backend_reads_what_its_subject_names_and_nothing_else(gpu: Gpu, maker
     for _ in range(2):
         gradients = gradients_like(pair.on_cpu, random)
         for optimizer, given in zip(pair.both, (gradients, gpu.arrays(gradients)), strict=True):
-            subject = narrowed(optimizer, Subject)
-            parts = {
-                "_groups": narrowed(optimizer._groups, Groups),
-                "_gradients": narrowed(optimizer._gradients, Gradients),
-            }
-            subject = type("Narrow", (type(subject),), parts)()
-            optimizer._backend.placed(subject)
-            assert optimizer._backend.step(subject, given, None)
-            assert optimizer._backend.stats(subject).keys() == optimizer.stats().keys()
+            take_step(optimizer, narrowed(optimizer._groups, Groups), given)
     pair.check()
 
 
@@ -322,8 +317,6 @@ def test_a_group_may_be_without_layers(gpu: Gpu) -> None:
             return optimizer._groups.rate(0, key)
 
     gradients = gradients_like(pair.on_cpu, random)
-    subject = type("Narrow", (type(narrowed(optimizer, Subject)),), {"_groups": More()})()
-    optimizer._backend.placed(subject)
-    optimizer._backend.step(subject, gpu.arrays(gradients), None)
+    take_step(optimizer, More(), gpu.arrays(gradients))
     pair.cpu.step(gradients)
     pair.check()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numba_lamb as nl
-from tests.cuda.double import Gpu, Pair, fresh_gpu, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import Gpu, Pair, fresh_gpu, gradients_like
 
 SIZES = [0, 1, 3, 4, 5, 31, 127, 128, 129, 255, 256, 257, 300, 4095, 4096, 4097, 8192 + 300]
 KERNELS = [(2, 1, 1), (3, 3, 3), (2, 13, 10), (1, 5000, 1), (7, 1, 2, 1), (0, 3, 3), (4, 0, 2)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, fresh_gpu, gpu_fixture  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, GpuArray, Pair, fresh_gpu
 
 SHAPE = (3, 4)
 ONES = np.ones(SHAPE, "f4")
@@ -254,10 +254,12 @@ def test_rates_more_than_the_dtype_can_hold(gpu: Gpu) -> None:
     pair = Pair(gpu, {"w": ONES}, lambda params: nl.Lamb(params, lambda step: 10.0 ** (37 + 2 * step)))
     pair.step({"w": ONES})
     for optimizer, gradient in ((pair.cpu, ONES), (pair.gpu_optimizer, gpu.array(ONES))):
-        with pytest.raises(ValueError, match="at step 1 is 1e\\+39, more than the"):
+        with pytest.raises(ValueError, match=r"must be held by .*, got 1e\+39 at step 1"):
             optimizer.step([gradient])
     pair.check()
     pair.gpu_optimizer.learning_rate = 1e39
-    with pytest.raises(ValueError, match="learning_rate is 1e\\+39, more than the dtype"):
+    with pytest.raises(
+        ValueError, match=r"learning_rate must be held by the dtype of its parameters, got 1e\+39"
+    ):
         pair.gpu_optimizer.step([gpu.array(ONES)])
     assert pair.gpu_optimizer.global_step == 1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, Pair, assert_same, gradients_like
 
 WEIGHTS = {
     "a": np.linspace(-1, 1, 5000).astype("f4"),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import OPTIMIZERS, Gpu, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import OPTIMIZERS, Gpu, Pair, assert_same, gradients_like
 
 SHAPES = {"a": ((9000,), "f4"), "b": ((130,), "f8"), "c": ((3, 7), "f4"), "d": ((5,), "f8")}
 

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from tests.cuda.double import (  # noqa: F401
+from tests.cuda.double import (
     OPTIMIZERS,
     Gpu,
     GpuArray,
     Pair,
     assert_same,
     fresh_gpu,
-    gpu_fixture,
     gradients_like,
 )
 
@@ -150,7 +149,7 @@ def test_raise_does_so_at_the_step(gpu: Gpu, value: float) -> None:
     change(gpu, rate, value)
     with pytest.raises(ValueError, match="a rate in device memory was negative, not finite"):
         pair.gpu_optimizer.step(gpu.arrays(gradients_like(WEIGHTS, random)))
-    with pytest.raises(ValueError, match="learning_rate at step 1 must be finite and >= 0"):
+    with pytest.raises(ValueError, match="learning_rate at step 1 must be a number >= 0 and finite"):
         pair.gpu_optimizer.get_lr()
     change(gpu, rate, 0.25)
     pair.gpu_optimizer.check()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import numba_lamb as nl
 from numba_lamb.kernels import columns
 from numba_lamb.numerics import rules
-from tests.cuda.double import Gpu, Pair, fresh_gpu, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import Gpu, Pair, fresh_gpu, gradients_like
 from tests.cuda.gpu_settings import choose_for_lamb, choose_for_lars, seeded, with_settings
 from tests.cuda.test_bits import grouped, models
 

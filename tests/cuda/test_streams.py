@@ -13,7 +13,7 @@ import pytest
 
 import numba_lamb as nl
 from numba_lamb.memory import device_reader
-from tests.cuda.double import Gpu, GpuArray, Pair, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import Gpu, GpuArray, Pair, gradients_like
 
 STREAMS: dict[str, Callable[[int], Any]] = {
     "int": lambda address: address,

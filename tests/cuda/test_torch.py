@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cuda.double import Gpu, assert_same, gpu_fixture  # noqa: F401
+from tests.cuda.double import Gpu, assert_same
 
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
 

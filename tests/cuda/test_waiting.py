@@ -8,7 +8,7 @@ import pytest
 
 import numba_lamb as nl
 from numba_lamb.kernels.cuda import fields
-from tests.cuda.double import Gpu, Pair, assert_same, gpu_fixture, gradients_like  # noqa: F401
+from tests.cuda.double import Gpu, Pair, assert_same, gradients_like
 
 
 class Model:

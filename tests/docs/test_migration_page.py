@@ -14,6 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "moving-in.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_examples_run() -> None:
     pytest.importorskip("optax", reason="the peers extra is not installed")
     flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS

@@ -1,6 +1,5 @@
 """DistributedDataParallel: two processes are as one with the batch of both."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,15 +22,6 @@ CASES = {
 def ranks_fixture(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     cases = [("ddp", {"name": name, **options}) for name, options in CASES.items()]
     return in_processes(tmp_path_factory.mktemp("ddp"), cases)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As in the processes: sums may otherwise be taken in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def train_on_averages(model: Any, optimizer: Any) -> None:

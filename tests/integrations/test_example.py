@@ -16,7 +16,11 @@ def run(name: str, folder: Path, *options: str) -> str:
     result = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *options],
         cwd=folder,
-        env={**os.environ, "PYTHONWARNINGS": "error" if name == "finetune.py" else ""},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONWARNINGS": "error" if name == "finetune.py" else "",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -28,20 +32,16 @@ def run(name: str, folder: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
 def test_the_loss_falls(optimizer: str, tmp_path: Path) -> None:
-    output = run("finetune.py", tmp_path, "--steps=30", "--batch=32", f"--optimizer={optimizer}", "--seed=3")
-    assert "30 steps of 32 x 64 characters" in output
+    output = run("finetune.py", tmp_path, "--steps=30", "--batch=16", f"--optimizer={optimizer}", "--seed=3")
+    assert "30 steps of 16 x 64 characters" in output
     losses = [float(loss) for loss in re.findall(r"^step .* loss (\S+)$", output, re.MULTILINE)]
     assert len(losses) >= 10
     assert losses[-1] < losses[0] - 1
     before, after = re.findall(r"held-out loss (\S+) before, (\S+) after", output)[0]
     assert float(after) < float(before) - 1
     assert ("trust ratio" in output) == (optimizer == "lamb")
-
-
-def test_trust_ratios_are_quotients_of_norms(tmp_path: Path) -> None:
-    output = run("finetune.py", tmp_path, "--steps=2", "--batch=8")
     table = re.findall(r"^(\S+\.weight) +(\S+) +(\S+) +(\S+)$", output, re.MULTILINE)
-    assert len(table) >= 3
+    assert (len(table) >= 3) == (optimizer == "lamb")
     for _, weight, update, ratio in table:
         assert float(ratio) == pytest.approx(float(weight) / float(update), rel=0.01)
 

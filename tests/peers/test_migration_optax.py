@@ -108,6 +108,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_training_goes_on_as_in_optax(name: str) -> None:
     opt = optax_of(name)()

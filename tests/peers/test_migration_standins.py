@@ -430,6 +430,7 @@ def test_unknown_optimizers_are_refused() -> None:
         options_of("Lamb", mine(weights()))
 
 
+@pytest.mark.slow
 def test_no_package_is_imported() -> None:
     code = """
 import sys

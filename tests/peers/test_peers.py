@@ -119,6 +119,7 @@ def test_clipping_is_torchs_up_to_the_1e_6_it_adds(limit: float) -> None:
     assert_close(found, expected, 1e-6)
 
 
+@pytest.mark.slow
 def test_clipping_is_optaxs() -> None:
     optax = pytest.importorskip("optax", reason="the peers extra is not installed")
     jax = pytest.importorskip("jax", reason="the peers extra is not installed")

@@ -4,12 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numba_lamb as nl
 from numba_lamb.torch import Lamb, Lars, Momentum
+
+pytestmark = pytest.mark.slow
 
 STEPS = 3
 SHAPES = [(), (1,), (7,), (0,), (3, 5), (4, 0, 2), (2, 3, 4), (65, 64), (5000,), (128, 33)]

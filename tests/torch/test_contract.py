@@ -151,6 +151,7 @@ def test_layers_frozen_and_unfrozen(pair: str) -> None:
     alike(pair, scenario)
 
 
+@pytest.mark.slow
 @ours
 def test_frozen_parameters_have_no_state_and_cost_no_memory(make: Any) -> None:
     before = {id(thing) for thing in gc.get_objects()}

@@ -106,6 +106,7 @@ def alive() -> int:
     return sum(type(thing) in (torch.Tensor, torch.nn.Parameter) for thing in gc.get_objects())
 
 
+@pytest.mark.slow
 @ours
 def test_nothing_piles_up(make: Any) -> None:
     params = [parameter(30), parameter(40, seed=1)]

@@ -144,14 +144,7 @@ def test_the_names_are_those_of_the_signatures() -> None:
         return {key for kind in classes for key in signature(kind).parameters}
 
     assert named(*KINDS) - {"params"} == TORCH_OPTIONS
-    assert (
-        named(nl.Lamb, nl.Lars, nl.Momentum) - {"params", "optimizer"}
-        | {
-            "lr",
-            "grad_centralization",
-        }
-        == NUMPY_OPTIONS
-    )
+    assert named(nl.Lamb, nl.Lars, nl.Momentum) - {"params", "optimizer"} | {"lr"} == NUMPY_OPTIONS
 
 
 @kinds

@@ -336,6 +336,7 @@ def test_sparse_gradients_of_embeddings_are_refused(pair: str) -> None:
         opt.step()
 
 
+@pytest.mark.slow
 def test_gradients_without_memory_that_are_zeros() -> None:
     """What torch returns for a gradient that is zero everywhere; a crash must not end the tests."""
     run_python("""
@@ -356,6 +357,7 @@ for kind in (Lamb, Lars, Momentum):
 """)
 
 
+@pytest.mark.slow
 def test_gradients_and_parameters_without_memory_are_refused() -> None:
     """torch crashes there, so a process of its own."""
     run_python("""

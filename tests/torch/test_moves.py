@@ -166,7 +166,7 @@ def test_filters_that_change_parameters_are_found_out() -> None:
     assert first.tolist() == pytest.approx([0.9] * 8)
 
     def never_still(layer: Any) -> bool:
-        opt.param_groups[0]["weight_decay"] += 0.5
+        opt.param_groups[0]["eps"] += 0.5
         return True
 
     opt = Lamb([first], lr=0.1, decay_filter=never_still)
@@ -203,6 +203,7 @@ def test_modules_can_be_converted_by_swapping() -> None:
     assert all(p.dtype == p.grad.dtype == torch.float64 for p in module.parameters())
 
 
+@pytest.mark.slow
 def test_a_large_gradient_cut_to_half_precision_does_not_end_the_process() -> None:
     code = """
 import torch

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from numba_lamb.numerics import reference
 from numba_lamb.numerics.variants import LAMB_VARIANTS, LARS_VARIANTS
 
+pytestmark = pytest.mark.slow
+
 RATE_CORRECTIONS = ("none", "first", "both")
 NORMS = ("direction", "eps in root", "eps in root, guarded", "undecayed")
 

@@ -140,7 +140,7 @@ REFUSED = {
     "negative": (
         lambda: ScheduleLR(MADE, lambda step: -1.0),
         ValueError,
-        "schedule at step 0 must be finite and",
+        "schedule at step 0 must be a number >= 0 and finite, got -1.0",
     ),
     "second group": (
         lambda: ScheduleLR(MADE, [0.1, lambda step: "x"]),
@@ -160,7 +160,7 @@ REFUSED = {
     "text": (
         lambda: ScheduleLR(MADE, "cosine"),
         ValueError,
-        "schedule must be a number, a table, or a callable",
+        "schedule must be a number, an array, an iterable with one value per step, or a callable",
     ),
     "no values": (lambda: ScheduleLR(MADE, []), IndexError, "schedule is a table of 0 values"),
 }
@@ -198,6 +198,7 @@ def made(name: str) -> tuple[Any, Any, Any]:
     return p, opt, ScheduleLR(opt, SCHEDULE)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_process_bit_for_bit(tmp_path: Path) -> None:
     path, saved, straight = str(tmp_path / "half.pt"), {}, {}
     for name in OPTIMIZERS:

@@ -4,6 +4,7 @@ import copy
 import pickle
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -173,6 +174,7 @@ class Training:
         self.live.clear()
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(st.sampled_from(list(PAIRS)), st.lists(operations, min_size=4, max_size=25))
 def test_training_between_which_anything_happens(pair: str, sequence: Any) -> None:

@@ -85,6 +85,7 @@ LARS_OPTIONS = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.fixed_dictionaries(LAMB_OPTIONS), st.sampled_from([0.02, 0.5]))
 def test_lamb_is_the_textbooks(options: Any, lr: float) -> None:
@@ -105,6 +106,7 @@ def test_every_variant_of_lamb_is_one_of_its_own(variant: str) -> None:
     assert same == ({"apex", "timm"} if variant in ("apex", "timm") else {variant})
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.fixed_dictionaries(LARS_OPTIONS), st.sampled_from([0.02, 0.5]))
 def test_lars_is_the_textbooks(options: Any, lr: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb.engine.precision import precision_of
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
@@ -33,15 +34,17 @@ class Bucket(ABC):
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
     ) -> None:
+        self.precision = precision_of(dtype)
         self.dtype = dtype
-        self.largest = float(np.finfo(dtype).max)
+        """That of the parameters."""
+        self.largest = self.precision.largest
         self.indices = layout.indices(dtype)
         self.layers = [layout.layers[k] for k in self.indices]
         self.table = layout.table(dtype)
         self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
         self.addresses = np.zeros((len(self.indices), columns.ADDRESSES), dtype=np.int64)
         self.addresses[:, columns.WEIGHTS] = [parameters[k].storage.address for k in self.indices]
-        self.hyper = np.zeros((len(self.indices), columns.HYPER), dtype=dtype)
+        self.hyper = np.zeros((len(self.indices), columns.HYPER), dtype=self.precision.compute)
         self.hyper[:, columns.SHRINK] = 1
         self.hyper64 = np.zeros((len(self.indices), columns.HYPER64))
         self.hyper64[:, columns.SIGN] = 1
@@ -93,16 +96,16 @@ class Bucket(ABC):
             (bound, limit): rules.raw_bound(bound, limit, loss_scale, self.largest)
             for bound, limit in set(map(tuple, given))
         }
-        return np.array([known[tuple(key)] for key in given], dtype=self.dtype)
+        return np.array([known[tuple(key)] for key in given], dtype=self.precision.compute)
 
     def cast(self, name: str, value: float) -> float:
-        """Return `value` if it is finite in this bucket's dtype, and not 0 unless it is."""
+        """Return `value` if it is finite in the dtype of the arithmetic, and not 0 unless it is."""
         with np.errstate(over="ignore", under="ignore"):
-            held = self.dtype.type(value)
+            held = self.precision.compute.type(value)
         if not np.isfinite(held) or (held == 0) != (value == 0):
             raise ValueError(
                 f"{name} must be a normal number in {self.dtype}, the dtype of parameter "
-                f"{self.layers[0].name!r}, not {value!r}"
+                f"{self.layers[0].name!r}, got {value!r}"
             )
         return value
 

@@ -147,7 +147,7 @@ class Backend(ABC):
 
 
 Written = tuple[NDArray[np.float64], NDArray[Any], NDArray[Any]]
-"""For each layer of a bucket its norms, whether it was updated, and whether it adapts."""
+"""For each layer of a bucket its norms, whether it was updated, and whether it adapted then."""
 
 
 def named_stats(

@@ -58,6 +58,9 @@ DECAYED_NORM, RATIO_OUTSIDE = range(20, 22)
 ADAPTS = 22
 HYPER64 = 23
 
+# The mark of a layer in ``updated``: not yet, in its last step without a trust ratio, with one.
+NOT_UPDATED, UNADAPTED, ADAPTED = range(3)
+
 # What became of the steps so far (int64).
 APPLIED, SKIPPED = range(2)
 COUNTS = 2

@@ -21,12 +21,21 @@ def described(value: object) -> str:
     """Return a value and its type, for messages."""
     if value is None:
         return "None"
-    kind = kind_of(value)
-    kind = f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+    told, kind = shown(value), _kind(value)
+    return told if told == kind else f"{told}, {kind}"
+
+
+def shown(value: object) -> str:
+    """Return a value for messages; its type where it cannot be shown."""
     try:
-        return f"{shorten(repr(value))}, {kind}"
+        return shorten(repr(value))
     except Exception:  # the repr is the user's code, or an int of too many digits
-        return kind
+        return _kind(value)
+
+
+def _kind(value: object) -> str:
+    kind = kind_of(value)
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def plain(value: Any) -> Any:
@@ -36,6 +45,14 @@ def plain(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [*map(plain, value)]
     return value.item() if hasattr(value, "item") and math.prod(getattr(value, "shape", (2,))) == 1 else value
+
+
+def compared(value: Any) -> Any:
+    """Return what is equal for equal values of one type, where ``1 == True``; nothing equals a larger array."""
+    found = plain(value)
+    if isinstance(found, list):
+        return [*map(compared, found)]
+    return type(found), object() if hasattr(found, "shape") else found
 
 
 def is_mutable(value: Any) -> bool:
@@ -59,7 +76,7 @@ def real(*, zero: bool, below: float = math.inf, least: float = 0.0) -> Check:
         except OverflowError:
             number = math.inf
         if not (0 < number < below or (zero and least <= number <= 0)):
-            raise ValueError(f"{name}{where} must be {allowed}, got {found!r}"[:200])
+            raise ValueError(f"{name}{where} must be {allowed}, got {shown(found)}")
         return number
 
     return check
@@ -76,7 +93,7 @@ def floating(*, zero: bool = False, below: float = math.inf) -> Check:
         if not isinstance(value, float):
             raise TypeError(f"{name}{where} must be {allowed}, got {described(value)}")
         if not (0 < value < below or (zero and value == 0)):
-            raise ValueError(f"{name}{where} must be {allowed}, got {value!r}")
+            raise ValueError(f"{name}{where} must be {allowed}, got {shown(value)}")
         return float(value)
 
     return check
@@ -158,7 +175,7 @@ def choice(allowed: Collection[str]) -> Check:
     def check(name: str, where: str, value: Any) -> str:
         if not isinstance(value, str) or value not in allowed:
             names = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name}{where} must be one of {names}, got {shorten(repr(value))}")
+            raise ValueError(f"{name}{where} must be one of {names}, got {shown(value)}")
         return value
 
     return check

@@ -7,13 +7,13 @@ from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import choice, flag, flag_or_bounds, floating, pair, rate, real
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
-    COMMON,
     DECAY_FILTER,
     WEIGHT_NORM_BOUNDS,
     Method,
     Option,
     Row,
     at_least_0,
+    common,
     maybe_flag,
 )
 from numba_lamb.methods.passes import DECAY_WEIGHTS, ROW_MEANS, Pass
@@ -127,9 +127,7 @@ LAMB = Method(
             in_variant=True,
             meaning="Whether weights shrink by ``lr*decay`` beforehand, in place of decay in the direction.",
         ),
-        *COMMON,
-        DECAY_FILTER,
-        ADAPT_FILTER,
+        *common(DECAY_FILTER, ADAPT_FILTER),
     ),
     columns=_columns,
     variants=LAMB_VARIANTS,

@@ -20,9 +20,9 @@ _NAMES = (
     "weight_norm_bounds",
     "maximize",
     "grad_centralization",
-    "nonfinite",
     "decay_filter",
     "adapt_filter",
+    "nonfinite",
 )
 
 

@@ -9,7 +9,6 @@ from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import choice, flag, flag_or_bounds, floating, maybe, rate
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
-    COMMON,
     DECAY_FILTER,
     WEIGHT_NORM_BOUNDS,
     Method,
@@ -17,6 +16,7 @@ from numba_lamb.methods.options import (
     Refused,
     Row,
     at_least_0,
+    common,
     maybe_flag,
 )
 from numba_lamb.methods.passes import ROW_MEANS, Pass
@@ -99,7 +99,7 @@ MOMENTUM = Method(
     needs_steps=False,
     centralizes_decay=True,
     statistics=_STATISTICS,
-    options=(_lr(1e-3), *_OPTIONS, *COMMON, DECAY_FILTER),
+    options=(_lr(1e-3), *_OPTIONS, *common(DECAY_FILTER)),
     columns=_momentum,
 )
 LARS = Method(
@@ -147,9 +147,7 @@ LARS = Method(
             meaning="Whether the layer's rate is at most the ratio; or bounds of the ratio, (low, high).",
         ),
         WEIGHT_NORM_BOUNDS,
-        *COMMON,
-        DECAY_FILTER,
-        ADAPT_FILTER,
+        *common(DECAY_FILTER, ADAPT_FILTER),
     ),
     columns=_lars,
     variants=LARS_VARIANTS,

@@ -5,9 +5,13 @@ from collections.abc import Collection
 from numba_lamb.methods.table import METHODS
 
 _DECLARED = [option for method in METHODS.values() for option in method.options]
-NUMPY_OPTIONS = frozenset(name for option in _DECLARED for name in (option.name, *option.alias)) - {
-    option.name for option in _DECLARED if option.alias and option.name not in ("lr", "eps")
-} | {"loss_scale", "lars_filter", "num_threads", "capture_steps"}
+NUMPY_OPTIONS = frozenset(name for option in _DECLARED for name in option.numpy_names) | {
+    "lr",
+    "loss_scale",
+    "lars_filter",
+    "num_threads",
+    "capture_steps",
+}
 """Options of constructors and groups of the NumPy API."""
 TORCH_OPTIONS = frozenset(option.name for option in _DECLARED) | {"fused_amp"}
 """Options of constructors and groups for PyTorch."""

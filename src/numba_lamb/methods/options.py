@@ -209,7 +209,7 @@ WEIGHT_NORM_BOUNDS = Option(
     maybe(bounds),
     meaning="Bounds of the weight norm in the trust ratio, (low, high); None for the variant's.",
 )
-COMMON = (
+_GRADIENT_OPTIONS = (
     Option("maximize", False, flag, meaning="Whether to climb in place of descending."),
     Option(
         "max_grad_norm",
@@ -218,12 +218,16 @@ COMMON = (
         meaning="The norm to which the gradients of a step are clipped, all of them together; None for no clip.",
     ),
     Option("grad_centralization", False, flag, meaning="Whether each row's mean is taken from its gradient."),
-    Option(
-        "nonfinite",
-        "propagate",
-        choice(NONFINITE),
-        source_check=maybe(choice(NONFINITE)),
-        meaning="What is done about a gradient that is infinite or NaN.",
-    ),
 )
-"""What every optimizer has; one whose step no clip changes leaves ``max_grad_norm`` out."""
+_NONFINITE = Option(
+    "nonfinite",
+    "propagate",
+    choice(NONFINITE),
+    source_check=maybe(choice(NONFINITE)),
+    meaning="What is done about a gradient that is infinite or NaN.",
+)
+
+
+def common(*filters: Option) -> tuple[Option, ...]:
+    """Return what optimizers have that can clip, with the filters that this one has, in the order of signatures."""
+    return *_GRADIENT_OPTIONS, *filters, _NONFINITE

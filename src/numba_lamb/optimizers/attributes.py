@@ -5,11 +5,6 @@ from typing import TYPE_CHECKING, Any
 
 from numba_lamb.methods.names import OPTIONS, meant
 
-_WAYS = {
-    "lr": "set learning_rate, or param_groups[k]['lr'] for each k",
-    "betas": "set beta1 and beta2",
-}
-
 
 class GroupOption:
     """What every group without a value of its own has; assigning sets it from the next step on.
@@ -63,8 +58,12 @@ class OptionNames:
 
 def _way(kind: Any, name: str) -> str:
     """Return what to do about an option that is no attribute, or cannot be set."""
-    if name in _WAYS:
-        return _WAYS[name]
+    if name == "lr":
+        return "set learning_rate, or param_groups[k]['lr'] for each k"
+    if name == "betas" and hasattr(kind, "beta1"):
+        return "set beta1 and beta2"
+    if name == "loss_scale" and hasattr(kind, name):
+        return "load a state_dict() whose ['numbers']['loss_scale'] you changed"
     made_with = {key for cls in kind.__mro__ if "__init__" in vars(cls) for key in signature(cls).parameters}
     if name in made_with:
         return "it is fixed when the optimizer is made: make another, which can load this one's state_dict()"

@@ -352,9 +352,10 @@ class Optimizer(OptionNames, Described, ABC):
 
         Raises
         ------
-        ValueError
-            If `state` is another optimizer's or format version's, or made for another number of groups or
-            for parameters with other names, shapes or dtypes; nothing has changed then.
+        TypeError, ValueError
+            If `state` is another optimizer's or format version's, made for another number of groups or for
+            parameters with other names, shapes or dtypes, or has an option that is refused; nothing has
+            changed then.
         """
         values = [bucket.blank() for bucket in self._buckets]
         own = self._state(values, lambda view: view)

@@ -111,13 +111,13 @@ class Momentum(Optimizer):
     def _become_lars(self, options: Mapping[str, Any], lars_filter: LayerFilter) -> None:
         """Have steps be those of LARS with these options, or raise and change nothing."""
         groups, before = self._groups, self._lars_filter
-        kept = groups.method, {key: groups.shared(key) for key in options if key in groups.keys}
+        undo = groups.before()
         self._lars_filter = lars_filter
         try:
             groups.become(LARS, options)
             self._rewrite_columns()
         except BaseException:
-            groups.leave(LARS, *kept)
+            undo()
             self._lars_filter = before
             raise
         self._backend.place(self._plan)

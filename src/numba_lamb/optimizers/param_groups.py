@@ -7,7 +7,7 @@ from typing import Any
 
 from numba_lamb.groups import check_live_group
 from numba_lamb.layout import Layer
-from numba_lamb.methods.checks import is_mutable, plain
+from numba_lamb.methods.checks import compared, is_mutable, plain
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.methods.table import METHODS
 from numba_lamb.rates import RATE_KEYS, Rate, RateCache
@@ -88,14 +88,19 @@ class LiveGroups:
                 group[key] = value
         self.look_again()
 
-    def leave(self, left: Method, method: Method, given: Mapping[str, Any]) -> None:
-        """Undo `become`: have the groups be those of `method` again, which had the options `given`."""
-        for key in {*left.numpy_names} - {*method.numpy_names}:
-            self._defaults.pop(key, None)
-            self._own.pop(key, None)
-            for group in self.dicts:
-                group.pop(key, None)
-        self.become(method, given)
+    def before(self) -> Callable[[], None]:
+        """Return what undoes `become`."""
+        method, defaults, options = self.method, dict(self._defaults), [*map(dict, self.dicts)]
+        own = {key: [*of_groups] for key, of_groups in self._own.items()}
+
+        def undo() -> None:
+            self.method, self._defaults, self._own = method, defaults, own
+            for group, kept in zip(self.dicts, options, strict=True):
+                group.clear()
+                group.update(kept)
+            self.look_again()
+
+        return undo
 
     def decays_by_name(self, index: int) -> bool:
         """Return whether the decay rule by name holds in a group."""
@@ -118,10 +123,12 @@ class LiveGroups:
         if keys != self._seen_keys:
             self.check()
         self._seen_keys = keys
-        # Values that can change in place are looked at in each step.
+        changed = self._now() != self._written
+        # What may yet be refused, and values that can change in place, are looked at anew.
         names = self._option_keys()
-        self._seen = [] if any(is_mutable(group[key]) for group in self.dicts for key in names) else seen
-        return self._now() != self._written
+        anew = changed or any(is_mutable(group[key]) for group in self.dicts for key in names)
+        self._seen = [] if anew else seen
+        return changed
 
     def written(self) -> None:
         """Note that kernels know of the options as they are now."""
@@ -129,7 +136,7 @@ class LiveGroups:
 
     def _now(self) -> list[Any]:
         names = self._option_keys()
-        return [[plain(group[key]) for key in names] for group in self.dicts]
+        return [[compared(group[key]) for key in names] for group in self.dicts]
 
     def _option_keys(self) -> list[str]:
         return [key for key in self._defaults if key not in RATE_KEYS]
@@ -206,7 +213,7 @@ class LiveGroups:
         if known is not None:
             return known
         shared = given is self._defaults[key]
-        name = CONSTRUCTOR_NAMES.get(key, key) if shared else f"{key!r} of group {index}"
+        name = CONSTRUCTOR_NAMES.get(key, key) if shared else f"{key} of group {index}"
         return self._rates.get((index, key), given, name)
 
     def values(self, key: str, step: int) -> list[float]:
@@ -243,7 +250,7 @@ class LiveGroups:
             self.check_tables()
             if key not in RATE_KEYS:
                 self.rows()
-        except (TypeError, ValueError):
+        except BaseException:
             self.unshare(key, before)
             raise
         return before

@@ -71,7 +71,7 @@ class Model:
         All parameters of all groups.
     sizes : sequence of int
         Parameters in each group.
-    members, idle : sequence of Member
+    members, inactive : sequence of Member
         Those that take part, in order, and those that do not yet. The latter are layers without values, so that a
         sum over layers has its order from the first step on.
     state : dict
@@ -87,7 +87,7 @@ class Model:
         tensors: Sequence[Tensor],
         sizes: Sequence[int],
         members: Sequence[Member],
-        idle: Sequence[Member],
+        inactive: Sequence[Member],
         state: Any,
         flat: FlatState,
         make_bucket: MakeBucket,
@@ -98,19 +98,19 @@ class Model:
             member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
             for member in members
         ]
-        self._loose = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
-        self._lay_out(members, [(member.place, _without_values(member)) for member in idle], make_bucket)
+        self._strided = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
+        self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
         self.steps = flat.adopt([member.tensor for member in members], found, *self._step_places(), state)
         """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
         self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
         self._own = [member.tensor for member in members]
-        self._idle = _complement(len(tensors), [member.place for member in members])
-        self._places = [member.place for member in members] if self._idle else None
+        self._inactive = _complement(len(tensors), [member.place for member in members])
+        self._places = [member.place for member in members] if self._inactive else None
         self._weights = Places(self._own)
         self._gradients = TensorReader(torch, [*map(form_of, self._dense)], fields_of(torch))
         self._found = np.zeros(len(members), dtype=np.int64)
-        self._targets = {k: self._own[k].detach() for k in self._loose}
+        self._targets = {k: self._own[k].detach() for k in self._strided}
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
@@ -119,9 +119,9 @@ class Model:
     # -- making --------------------------------------------------------------------------------------------
 
     def _lay_out(
-        self, members: Sequence[Member], idle: Sequence[tuple[int, Parameter]], make_bucket: MakeBucket
+        self, members: Sequence[Member], inactive: Sequence[tuple[int, Parameter]], make_bucket: MakeBucket
     ) -> None:
-        self._check_loose(members)
+        self._check_strided(members)
         self.parameters = parameters = [
             Parameter(member.name, member.tensor, member.group, storage_of(dense))
             for member, dense in zip(members, self._dense, strict=True)
@@ -133,12 +133,12 @@ class Model:
         # For each bucket the members that are layers of it, and their rows in its tables.
         self.indices: list[list[int]] = []
         self.rows: list[NDArray[np.intp]] = []
-        for number, wave in enumerate(_waves(parameters)):
+        for number, level in enumerate(_levels(parameters)):
             entries: list[tuple[int, int | None, Parameter]] = [
-                (members[k].place, k, parameters[k]) for k in wave
+                (members[k].place, k, parameters[k]) for k in level
             ]
             if number == 0:
-                entries += [(place, None, parameter) for place, parameter in idle]
+                entries += [(place, None, parameter) for place, parameter in inactive]
             self._add_buckets(sorted(entries, key=lambda entry: entry[0]), make_bucket)
         placement = {
             k: (bucket, row)
@@ -163,9 +163,9 @@ class Model:
             taken = [row for row, k in enumerate(numbers) if k is not None]
             self.rows.append(np.array(taken, dtype=np.intp))
 
-    def _check_loose(self, members: Sequence[Member]) -> None:
+    def _check_strided(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
-        for k in self._loose:
+        for k in self._strided:
             for j, other in enumerate(members):
                 if j != k and share_elements(members[k].tensor, other.tensor):
                     raise ValueError(
@@ -253,7 +253,7 @@ class Model:
             return False
         if not all(map(is_, tensors, self._tensors)):
             return False
-        if any(gradients[place] is not None for place in self._idle):
+        if any(gradients[place] is not None for place in self._inactive):
             return False
         entries = state.values()
         if len(entries) != len(self._entries) or not all(map(is_, entries, self._entries)):
@@ -304,14 +304,14 @@ class Model:
 
     def gather(self, step: "Step") -> None:
         """Copy those parameters together that have gaps in their memory."""
-        for k in self._loose:
+        for k in self._strided:
             if step.gradients[k] is not None:
                 self._dense[k].copy_(self._own[k].detach())
 
     def scatter(self, step: "Step") -> list[Callable[[], Any]]:
         """Return what copies those parameters back."""
-        loose = (k for k in self._loose if step.gradients[k] is not None)
-        return [partial(self._targets[k].copy_, self._dense[k]) for k in loose]
+        strided = (k for k in self._strided if step.gradients[k] is not None)
+        return [partial(self._targets[k].copy_, self._dense[k]) for k in strided]
 
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""
@@ -366,7 +366,7 @@ def _complement(count: int, places: Sequence[int]) -> list[int]:
     return [place for place in range(count) if place not in taken]
 
 
-def _waves(parameters: Sequence[Parameter]) -> list[list[int]]:
+def _levels(parameters: Sequence[Parameter]) -> list[list[int]]:
     """Return parameters by number, in runs within which none shares memory with another."""
     spans = [(p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters]
     ordered = sorted(span for span in spans if span[0] < span[1])
@@ -377,4 +377,4 @@ def _waves(parameters: Sequence[Parameter]) -> list[list[int]]:
     for k, (start, end) in enumerate(spans):
         before = [number[j] + 1 for j in range(k) if start < spans[j][1] and spans[j][0] < end]
         number.append(max(before, default=0))
-    return [[k for k, wave in enumerate(number) if wave == w] for w in range(max(number) + 1)]
+    return [[k for k, level in enumerate(number) if level == w] for w in range(max(number) + 1)]

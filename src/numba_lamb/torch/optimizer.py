@@ -14,7 +14,7 @@ from torch import Tensor
 
 from numba_lamb.engine.choose import backend_on
 from numba_lamb.engine.interface import Backend, Plan
-from numba_lamb.methods.checks import LARGEST, flag, is_mutable, plain
+from numba_lamb.methods.checks import LARGEST, compared, flag, is_mutable
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
@@ -204,7 +204,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Return a model of the parameters that have a gradient or state, None if there are none."""
         # Validate before anything is modified.
         self._shapes = check_layers(self._shapes, self.param_groups, self._checked_groups())
-        members, idle, place = [], [], 0
+        members, inactive, place = [], [], 0
         names: set[str] = set()
         for index in range(len(self.param_groups)):
             for name, tensor in self._names_in(index):
@@ -217,7 +217,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                         check_gradient(name, tensor, gradient)
                     members.append(Member(name, index, place, tensor))
                 elif tensor.dtype in NUMPY_DTYPES:
-                    idle.append(Member(f"{name} (idle {place})", index, place, tensor))
+                    inactive.append(Member(f"{name} (inactive {place})", index, place, tensor))
                 place += 1
         if not members:
             return None
@@ -225,7 +225,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(tensors, sizes, members, idle, self.state, self._flat, backend.new_bucket)
+            model = Model(tensors, sizes, members, inactive, self.state, self._flat, backend.new_bucket)
         counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
@@ -281,7 +281,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def _follow_options(self, model: Model, backend: Backend) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
         names = [name for name in self._method.names if name not in RATE_KEYS]
-        options = [[plain(group[name]) for name in names] for group in self.param_groups]
+        options = [[compared(group[name]) for name in names] for group in self.param_groups]
         changed = options != self._written
         if changed:
             self._written = []

@@ -199,7 +199,7 @@ class FakeDriver:
         self.owners.pop(address)
         memory = self.memory
         memory.buffers = [buffer for buffer in memory.buffers if buffer.address != address]
-        memory.starts = np.array([buffer.address for buffer in memory.buffers], np.uint64)
+        memory.starts = [buffer.address for buffer in memory.buffers]
         memory.views.clear()
         return OK
 

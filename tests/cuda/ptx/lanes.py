@@ -81,6 +81,8 @@ class Lanes:
         self.shared = Private("shared", slots, max([kernel.static_shared, *dynamic_starts]) + dynamic)
         self.local = Private("local", self.count, kernel.local)
         self.registers: dict[str, np.ndarray] = {}
+        self.banks: dict[str, np.ndarray] = {}
+        self.kinds = {name: self.storage(name) for name in kernel.registers}
         self.special = self.special_registers()
         self.parameters: dict[str, bytes] = {}
 
@@ -112,8 +114,8 @@ class Lanes:
         self.special["ctaid.y"][lanes] = number // self.grid.x % self.grid.y
         self.special["ctaid.z"][lanes] = number // (self.grid.x * self.grid.y)
         index = Group(lanes).index
-        for name, array in self.registers.items():
-            array[index] = UNDEFINED[self.storage(name)]
+        for kind, bank in self.banks.items():
+            bank[:, index] = UNDEFINED[kind]
         self.shared.forget(slots)
         self.local.forget(lanes)
         return lanes
@@ -136,11 +138,13 @@ class Lanes:
 
     def register(self, name: str) -> np.ndarray:
         if name not in self.registers:
-            kind = self.storage(name)
+            kind = self.kinds[name]
             if kind not in UNDEFINED:
                 raise PtxError(f"unknown register type .{self.kernel.registers[name]}")
-            # `begin_blocks` fills it in, where there are threads.
-            self.registers[name] = np.empty(self.count, DTYPES[kind])
+            alike = [other for other in self.kinds if self.kinds[other] == kind]
+            # One array for all of a kind: `begin_blocks` fills it in, where there are threads, in one go.
+            self.banks[kind] = np.empty((len(alike), self.count), DTYPES[kind])
+            self.registers.update(zip(alike, self.banks[kind], strict=True))
         return self.registers[name]
 
     def read(self, operand: str, kind: str) -> Read:

@@ -60,7 +60,7 @@ class Memory:
         position = bisect_right([b.address for b in self.buffers], address)
         self.buffers.insert(position, Buffer(address, array, array.reshape(-1).view(np.uint8)))
         self.views.clear()
-        self.starts = np.array([buffer.address for buffer in self.buffers], np.uint64)
+        self.starts = [buffer.address for buffer in self.buffers]
         return address
 
     def address_of(self, array: np.ndarray) -> int:
@@ -88,11 +88,11 @@ class Memory:
         """Return the number of the last buffer that begins at or before each address; an int if all agree."""
         if not self.buffers:
             raise LaneError(0, f"address {int(addresses[0]):#x} lies outside every buffer: there is none")
-        ends = np.array([addresses.min(), addresses.max()])
-        first, last = np.searchsorted(self.starts, ends, "right") - 1
+        low, high = int(addresses.min()), int(addresses.max())
+        first, last = bisect_right(self.starts, low) - 1, bisect_right(self.starts, high) - 1
         if first == last and first >= 0:
-            return int(first)
-        which = np.searchsorted(self.starts, addresses, "right") - 1
+            return first
+        which = np.searchsorted(np.array(self.starts, np.uint64), addresses, "right") - 1
         if first < 0:
             position = int(np.argmin(which))
             raise LaneError(position, f"address {int(addresses[position]):#x} lies outside every buffer")

@@ -1,6 +1,7 @@
 """Instructions by which the lanes of a warp exchange values or wait for each other."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ class Sets(NamedTuple):
 
 
 Perform = Callable[[Group, Sets], None]
+EVERY_LANE = np.uint32(0xFFFFFFFF)
 
 
 def bits_by_set(number: np.ndarray, lanes: np.ndarray, flags: Any) -> np.ndarray:
@@ -32,8 +34,23 @@ def bits_by_set(number: np.ndarray, lanes: np.ndarray, flags: Any) -> np.ndarray
     return np.bincount(number, weights)[number].astype(np.uint32)
 
 
+@cache
+def whole_warps(warps: int) -> Sets:
+    """Return the sets of warps that meet with all their lanes: the same for any warps."""
+    number, every = np.repeat(np.arange(warps), WARP), np.full(warps * WARP, EVERY_LANE)
+    return Sets(number, every, every, np.ones(warps * WARP, bool))
+
+
+def are_whole(group: Group, masks: Any) -> bool:
+    if np.ndim(masks) or masks != EVERY_LANE or not isinstance(group.index, slice):
+        return False
+    return group.index.start % WARP == group.index.stop % WARP == 0
+
+
 def meet(group: Group, masks: Any, living: np.ndarray) -> Sets:
     """Group lanes by their warp and mask, and find which sets are complete."""
+    if are_whole(group, masks):
+        return whole_warps(group.lanes.size // WARP)
     lanes = group.lanes
     masks = np.broadcast_to(masks, lanes.size)
     outside = masks >> (lanes % WARP).astype(np.uint32) & np.uint32(1) == 0
@@ -87,10 +104,23 @@ def bind_shuffle(lanes: Lanes, instruction: Instruction) -> Perform:
     value, b, c = (lanes.read(operand, "u32") for operand in instruction.operands[1:4])
     values = np.zeros(lanes.count, np.uint32)
 
+    @cache
+    def of_a_warp(amount: int, clamp: int) -> tuple[np.ndarray, np.ndarray]:
+        return source_lane(mode, np.arange(WARP), np.int64(amount), np.int64(clamp))
+
     def shuffle(group: Group, sets: Sets) -> None:
+        amounts, clamps = b(group.index), c(group.index)
+        if sets is whole_warps(group.lanes.size // WARP) and np.ndim(amounts) == np.ndim(clamps) == 0:
+            source, in_range = of_a_warp(int(amounts), int(clamps))
+            given = np.broadcast_to(value(group.index), group.lanes.size).reshape(-1, WARP)
+            write(group.index, given[:, source].reshape(-1))
+            if write_flag:
+                write_flag(group.index, np.tile(in_range, len(given)))
+            return
         lane = group.lanes % WARP
-        amounts, clamps = (np.asarray(read(group.index)).astype(np.int64) for read in (b, c))
-        source, in_range = source_lane(mode, lane, amounts, clamps)
+        source, in_range = source_lane(
+            mode, lane, *(np.asarray(given).astype(np.int64) for given in (amounts, clamps))
+        )
         values[group.index] = value(group.index)
         present = sets.arrived >> source.astype(np.uint32) & np.uint32(1) == 1
         found = values[np.where(present, group.lanes - lane + source, group.lanes)]

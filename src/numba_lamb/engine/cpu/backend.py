@@ -124,8 +124,8 @@ class CpuBackend(Backend):
             if max(values) > bucket.largest and max(values[k] for k in bucket.group_of) > bucket.largest:
                 index = max(bucket.group_of.tolist(), key=values.__getitem__)
                 raise ValueError(
-                    f"{key!r} of group {index} at step {applied} is {values[index]!r}, "
-                    f"more than the {bucket.dtype} of its parameters can hold"
+                    f"{key} of group {index} must be held by the {bucket.dtype} of its parameters, got "
+                    f"{values[index]!r} at step {applied}"
                 )
         return values
 
@@ -185,7 +185,11 @@ class CpuBackend(Backend):
     def stats(self) -> dict[str, float]:
         """Return statistics by name."""
         written = {
-            id(bucket): (bucket.norms, bucket.updated, bucket.hyper[:, columns.ADAPT])
+            id(bucket): (
+                bucket.norms,
+                bucket.updated != columns.NOT_UPDATED,
+                bucket.updated == columns.ADAPTED,
+            )
             for bucket in self._buckets
         }
         plan = self._plan

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb._compile import Kernel
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
@@ -31,6 +32,9 @@ class CpuBucket(Bucket):
         One flat buffer is kept for each; they go to the address columns from `columns.EXP_AVG` on.
     """
 
+    kernels: Mapping[str, Kernel] = passes.KERNELS
+    """The passes by name, for this bucket's precision."""
+
     def __init__(
         self,
         layout: FlatLayout,
@@ -40,26 +44,27 @@ class CpuBucket(Bucket):
     ) -> None:
         super().__init__(layout, dtype, parameters)
         count, chunks = len(self.layers), len(self.table.chunks)
+        compute, state = self.precision.compute, self.precision.state
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
-        self.updated = np.zeros(count, dtype=np.bool_)
+        self.updated = np.zeros(count, dtype=np.int64)
         # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
         self.common = np.zeros(1, dtype=np.int64)
         self.sums = np.zeros((chunks, columns.SUMS))
         # What norms are made of: more than the own sums where layers lie in pieces.
         self.all_sums, self.all_first_chunk = self.sums, self.table.first_chunk
         self.norms = np.zeros((count, columns.NORMS))
-        self.scales = np.zeros((count, columns.SCALES), dtype=dtype)
+        self.scales = np.zeros((count, columns.SCALES), dtype=compute)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)
-        self.bounds = np.zeros(count, dtype=dtype)
+        self.bounds = np.zeros(count, dtype=compute)
         self._bounds_of: float | None = None
         self.squares = np.zeros(count)
         self.total = np.zeros(1)
         self._state: dict[str, NDArray[Any]] = {}
         for column, name in enumerate(state_names, start=columns.EXP_AVG):
-            buffer = aligned_zeros(self.table.extent, dtype)
+            buffer = aligned_zeros(self.table.extent, state)
             self._state[name] = buffer
-            self.addresses[:, column] = address_of(buffer) + self.table.offsets * dtype.itemsize
+            self.addresses[:, column] = address_of(buffer) + self.table.offsets * state.itemsize
         self.centralize(())
 
     def saved(self) -> dict[str, NDArray[Any]]:
@@ -165,9 +170,9 @@ class CpuBucket(Bucket):
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`, and space for the means."""
         super().centralize(groups)
-        self.means = np.zeros(len(self.row_table), dtype=self.dtype)
+        self.means = np.zeros(len(self.row_table), dtype=self.precision.compute)
         # What centralization multiplies each layer's gradient and weights by.
-        self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)
+        self.prepared = np.zeros((len(self.layers), 2), dtype=self.precision.compute)
 
     def prepare_rows(self, with_decay: bool) -> None:
         """Write what the row means of this step are made with, once gradients' factors are known."""
@@ -181,7 +186,7 @@ class CpuBucket(Bucket):
 
     def _work(self, one: Pass) -> Work:
         """Return a pass with its arguments, which are tables of this bucket by their names."""
-        kernel = passes.KERNELS[one.kernel]
+        kernel = self.kernels[one.kernel]
         names = inspect.signature(kernel.serial).parameters
         arguments = (
             getattr(self, name) if hasattr(self, name) else getattr(self.table, name) for name in names

@@ -47,7 +47,7 @@ class CpuRecord(Record):
         self.limit = math.inf if self._grad_norm is None else least_limit(buckets)
         self._adapts = None
         if placement.tells_adapted:
-            self._adapts = [bucket.hyper[:, columns.ADAPT] != 0 for bucket in buckets]
+            self._adapts = [bucket.updated == columns.ADAPTED for bucket in buckets]
 
     def read(self) -> Reading:
         """Return the values."""

@@ -5,9 +5,7 @@ much they are clipped and how often the step was applied is decided and counted 
 """
 
 import math
-import sys
-from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 from numba_lamb._calls import run_in_order
 from numba_lamb.engine.complaint import require
 from numba_lamb.engine.cuda.bucket import CudaBucket
+from numba_lamb.engine.cuda.order import Order
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
 from numba_lamb.engine.cuda.record import CudaRecord
 from numba_lamb.engine.cuda.stats import LazyStats
@@ -78,9 +77,6 @@ class CudaBackend(Backend):
             raise ValueError(f"capture_steps must be at least 1, not {capture_steps}")
         self._library = library
         self._device = device.open_device(index)
-        self._held: deque[tuple[device.Event, Any]] = deque()
-        # The last stream that is known to have work, and the end of it there.
-        self._stream = device.LEGACY_STREAM
         self._buckets: list[CudaBucket] = []
         # Whether kernels that look at gradients were queued without those that lower their flags.
         self._is_looking = False
@@ -89,7 +85,7 @@ class CudaBackend(Backend):
         # What captured graphs may still read and write.
         self._kept: list[Any] = []
         with self._device.current():
-            self._last = device.Event(self._device)
+            self._order = Order(self._device)
             self._control = self._device.zeros(fields.CONTROLS * 8)
             self._clip = self._device.zeros(fields.CLIP_FIELDS * 8)
             self._clips = Snapshots(self._device, self._clip.address, np.zeros(fields.CLIP_FIELDS))
@@ -145,11 +141,13 @@ class CudaBackend(Backend):
 
     def place(self, plan: Plan) -> None:
         """Make the rates' tables, load kernels, tell the buckets what never changes, and wait for all of it."""
+        if plan.exchange is not None:
+            raise ValueError("exchange must be None for arrays on a GPU, whose step nobody interrupts")
         buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CudaBucket)]
         with self._device.current():
             # Nothing is under way after this, so that what is replaced can be given back.
             generation = self._progress.begin_generation()
-            self._held.clear()
+            self._order.release()
             if self._progress.replayed:
                 self._kept.append((self._buckets, self._rates.mirror, self._rates.table))
             self._plan, self._buckets = plan, buckets
@@ -195,7 +193,7 @@ class CudaBackend(Backend):
         """Queue the step that was prepared, and what is `between` behind it."""
         held, target, usual, capturing, kernels = self._next
         with self._device.current():
-            self._order(held.producers, target, capturing)
+            self._order.before(held.producers, target, capturing)
             self._rates.send(target, capturing)
             for bucket in self._buckets:
                 if capturing:
@@ -209,8 +207,8 @@ class CudaBackend(Backend):
                 self._progress.replayed = True
             else:
                 self._progress.queued(target)
-                self._mark(target)
-                self._hold(held.arrays, target, usual)
+                self._order.mark(target)
+                self._order.hold(held.arrays, target, usual)
         run_in_order(between)
 
     def _tell(self, capturing: bool) -> list[tuple[CudaBucket, str]]:
@@ -243,29 +241,6 @@ class CudaBackend(Backend):
                 if not one.when or getattr(bucket, one.when):
                     kernels.append((bucket, one.kernel))
         return kernels
-
-    def _order(self, producers: Collection[int], target: int, capturing: bool) -> None:
-        """Have `target` wait for the step before this one, and for the streams that make its gradients."""
-        if not capturing:
-            self._follow(target)
-        for producer in producers:
-            # A graph can wait only for what it holds itself; what is outside is there before it is replayed.
-            if not capturing or self._device.is_capturing(producer):
-                self._device.order(producer, target)
-
-    def _follow(self, stream: int) -> None:
-        """Have `stream` wait for what this optimizer queued on another."""
-        if self._stream == device.LEGACY_STREAM:
-            self._device.order(self._stream, stream)
-        elif stream != self._stream or stream == device.PER_THREAD_STREAM:
-            # The stream itself may be gone, but the mark on it stays.
-            self._last.hold(stream)
-
-    def _mark(self, stream: int) -> None:
-        """Note that this optimizer's work on `stream` ends here."""
-        self._stream = stream
-        if stream != device.LEGACY_STREAM:
-            self._last.record(stream)
 
     def _queue(self, kernels: Sequence[tuple[CudaBucket, str]], stream: int, capturing: bool) -> None:
         calls = [bucket.on(stream, name) for bucket, name in kernels]
@@ -316,30 +291,12 @@ class CudaBackend(Backend):
             self._device.read(self._plan.found_inf, found)
         return bool(found[0] != 0)
 
-    def _hold(self, gradients: Sequence[Any], stream: int, usual: int) -> None:
-        """Keep gradients that another stream than the usual one reads from being given away before it has."""
-        while self._held and self._held[0][0].is_reached():
-            self._held.popleft()
-        if stream == usual:
-            return
-        torch: Any = sys.modules.get("torch")
-        others = []
-        for gradient in gradients:
-            if torch is not None and isinstance(gradient, torch.Tensor):
-                gradient.record_stream(torch.cuda.ExternalStream(stream, device=self._device.index))
-            elif gradient is not None:
-                others.append(gradient)
-        if others:
-            event = device.Event(self._device)
-            event.record(stream)
-            self._held.append((event, others))
-
     # -- what the device knows -----------------------------------------------------------------------------
 
     def _read_control(self) -> NDArray[np.int64]:
         with self._device.current():
             control = self._progress.read()
-        self._held.clear()
+        self._order.release()
         return control
 
     def counters(self) -> tuple[int, int]:
@@ -384,11 +341,11 @@ class CudaBackend(Backend):
             if self._progress.replayed:
                 # On which streams graphs were replayed is not known here.
                 self._device.finish()
-            self._follow(usual)
+            self._order.follow(usual)
             snapshots = [bucket.snapshot(usual) for bucket in self._buckets]
             snapshots.append(self._clips.take(usual))
             control = [self._progress.snapshot(usual)] if counts else []
-            self._mark(usual)
+            self._order.mark(usual)
         return snapshots, control
 
 

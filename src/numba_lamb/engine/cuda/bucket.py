@@ -17,9 +17,6 @@ from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.device import Buffer, Device, Launch
 from numba_lamb.methods.table import UNITS
 
-ADAPTED = 2
-"""The mark of a layer that was updated with a trust ratio; 1 is that of one without."""
-
 
 class CudaBucket(Bucket):
     """Tables, state and scratch of the layers that share a dtype, on a GPU.
@@ -39,28 +36,29 @@ class CudaBucket(Bucket):
         super().__init__(layout, dtype, parameters)
         self.device = device
         count, chunks = len(self.layers), len(self.table.chunks)
-        self.told = Block(
+        compute, state = self.precision.compute, self.precision.state
+        self.host = Block(
             {
                 "args": ((fields.FIELDS,), np.int64),
                 "addresses": ((count, columns.ADDRESSES), np.int64),
-                "hyper": ((count, columns.HYPER), dtype),
+                "hyper": ((count, columns.HYPER), compute),
                 "hyper64": ((count, columns.HYPER64), np.float64),
                 "constants": ((fields.CONSTANTS_COUNT,), np.float64),
             }
         )
-        self.told.fill({"addresses": self.addresses, "hyper": self.hyper, "hyper64": self.hyper64})
-        told = self.told.tables
-        self.addresses, self.hyper, self.hyper64 = told["addresses"], told["hyper"], told["hyper64"]
-        self.args, self.constants = told["args"], told["constants"]
+        self.host.fill({"addresses": self.addresses, "hyper": self.hyper, "hyper64": self.hyper64})
+        host = self.host.tables
+        self.addresses, self.hyper, self.hyper64 = host["addresses"], host["hyper"], host["hyper64"]
+        self.args, self.constants = host["args"], host["constants"]
         self.constants[fields.LARGEST] = self.largest
-        self.mirror = Mirror(device, self.told.memory)
+        self.mirror = Mirror(device, self.host.memory)
         self._work = Block(
             {
                 "norms": ((count, columns.NORMS), np.float64),
                 "updated": ((count,), np.int64),
                 "steps": ((count,), np.int64),
                 "rates": ((count,), np.float64),
-                "scales": ((count, columns.SCALES), dtype),
+                "scales": ((count, columns.SCALES), compute),
                 "squares": ((count,), np.float64),
                 "sums": ((chunks, columns.SUMS), np.float64),
                 "nonfinite": ((chunks,), np.int32),
@@ -70,9 +68,9 @@ class CudaBucket(Bucket):
         # Norms and marks lie side by side at the start.
         written = self._work.memory[: self._work.offsets["steps"]]
         self._snapshots = Snapshots(device, self._work_memory.address, written)
-        self._state_memory = {name: device.zeros(self.table.extent * dtype.itemsize) for name in state_names}
+        self._state_memory = {name: device.zeros(self.table.extent * state.itemsize) for name in state_names}
         for column, memory in enumerate(self._state_memory.values(), start=columns.EXP_AVG):
-            self.addresses[:, column] = memory.address + self.table.offsets * dtype.itemsize
+            self.addresses[:, column] = memory.address + self.table.offsets * state.itemsize
         self._place_tables()
         # Whether kernels read the gradients before the update.
         self._looks = False
@@ -93,13 +91,13 @@ class CudaBucket(Bucket):
         self._tables_memory = self._sent(self._tables)
         self.args[fields.LAYERS] = len(self.layers)
         self.args[fields.CHUNK_COUNT] = len(self.table.chunks)
-        told, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
+        host, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
         for field, name in (
             (fields.ADDRESSES, "addresses"),
             (fields.HYPER64, "hyper64"),
             (fields.CONSTANTS, "constants"),
         ):
-            self.args[field] = told + self.told.offsets[name]
+            self.args[field] = host + self.host.offsets[name]
         for field, name in (
             (fields.NORMS, "norms"),
             (fields.UPDATED, "updated"),
@@ -138,7 +136,7 @@ class CudaBucket(Bucket):
                     "first_row": self.first_row,
                     "row_lengths": self.row_lengths,
                     "row_table": self.row_table,
-                    "means": np.zeros(len(self.row_table), dtype=self.dtype),
+                    "means": np.zeros(len(self.row_table), dtype=self.precision.compute),
                 }
             )
             self._rows_memory[self.centralized] = block, self._sent(block)
@@ -197,8 +195,8 @@ class CudaBucket(Bucket):
         }.get(name)
         if warps is None:
             warps = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
-        told = self.mirror.address
-        return Launch(function, warps, told + self.told.offsets["args"], told + self.told.offsets["hyper"])
+        host = self.mirror.address
+        return Launch(function, warps, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
 
     # -- what the kernels wrote ----------------------------------------------------------------------------
 
@@ -212,7 +210,7 @@ class CudaBucket(Bucket):
         block = Block({name: (forms[name].shape, forms[name].dtype) for name in ("norms", "updated")})
         block.memory[:] = memory
         marks = block.tables["updated"]
-        return block.tables["norms"], marks != 0, marks == ADAPTED
+        return block.tables["norms"], marks != columns.NOT_UPDATED, marks == columns.ADAPTED
 
     def read(self, name: str) -> NDArray[Any]:
         """Return one of the tables that kernels write, as all work so far leaves it."""
@@ -238,14 +236,16 @@ class CudaBucket(Bucket):
                 self.device.read(int(self.args[fields.OWNED_STEPS]), owned)
                 values["steps"] = owned.astype(np.int64)
             for name, memory in self._state_memory.items():
-                values[name] = np.empty(self.table.extent, dtype=self.dtype)
+                values[name] = np.empty(self.table.extent, dtype=self.precision.state)
                 self.device.read(memory.address, values[name])
         return values
 
     def blank(self) -> dict[str, NDArray[Any]]:
         """Return zeros of the form of `saved`."""
         values = {name: np.zeros_like(self._work.tables[name]) for name in ("steps", "updated", "norms")}
-        return values | {name: np.zeros(self.table.extent, dtype=self.dtype) for name in self._state_memory}
+        return values | {
+            name: np.zeros(self.table.extent, dtype=self.precision.state) for name in self._state_memory
+        }
 
     def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `saved` returned, of this bucket or of one with the first of its layers."""

@@ -232,7 +232,7 @@ class CudaRates:
 
     def _check_held(self, index: int, value: float, name: str, where: str) -> None:
         if value > self._largest[index]:
-            raise ValueError(f"{name}{where} is {value!r}, more than the dtype of its parameters can hold")
+            raise ValueError(f"{name} must be held by the dtype of its parameters, got {value!r}{where}")
 
     def _row(self, step: int) -> NDArray[np.float64]:
         row = np.zeros((len(self._groups.dicts), fields.QUANTITIES))

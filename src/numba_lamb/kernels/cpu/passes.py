@@ -15,10 +15,12 @@ from numba import prange
 from numba_lamb._compile import Kernel, cpu_kernel
 from numba_lamb.kernels.columns import (
     ADAPT,
+    ADAPTED,
     APPLIED,
     GRADIENT,
     GRADIENT_SQUARES,
     MAX_GRAD_NORM,
+    UNADAPTED,
     WEIGHTS,
 )
 from numba_lamb.kernels.cpu.chunks import (
@@ -218,13 +220,13 @@ def lars_update(
 
 
 @cpu_kernel
-def count_layers(addresses: Any, steps: Any, updated: Any, common: Any) -> None:
+def count_layers(addresses: Any, hyper: Any, steps: Any, updated: Any, common: Any) -> None:
     """Count the step of every layer that has a gradient; write the count that all have, -1 if they differ."""
     alike = True
     for layer in range(steps.shape[0]):
         if addresses[layer, GRADIENT] != 0:
             steps[layer] += 1
-            updated[layer] = True
+            updated[layer] = ADAPTED if hyper[layer, ADAPT] != 0 else UNADAPTED
         alike = alike and steps[layer] == steps[0]
     common[0] = np.int64(steps[0]) if alike else np.int64(-1)
 

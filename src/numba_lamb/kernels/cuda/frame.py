@@ -48,13 +48,14 @@ def latch_verdict(args: Any, layer: Any) -> None:
 
 @cuda_function
 def count_step(args: Any, hyper: Any, layer: Any) -> None:
-    """Count a step of a layer that had a gradient; mark it with 1, or 2 if it adapts."""
+    """Count a step of a layer that had a gradient; mark it."""
     owned = args[fields.OWNED_STEPS]
     if owned != 0:
         pointer_to(owned, np.float32(0))[layer] += np.float32(1)
     else:
         longs(args, fields.STEPS)[layer] += 1
-    longs(args, fields.UPDATED)[layer] = 2 if hyper[layer * columns.HYPER + columns.ADAPT] != 0 else 1
+    adapted = hyper[layer * columns.HYPER + columns.ADAPT] != 0
+    longs(args, fields.UPDATED)[layer] = columns.ADAPTED if adapted else columns.UNADAPTED
 
 
 @cuda_function

@@ -73,6 +73,7 @@ def group_options(kind: str, group: Mapping[str, Any], context: Context) -> dict
         "weight_decay": float(group["weight_decay"]),
         "maximize": bool(context.ours.get("maximize", False)),
         "max_grad_norm": context.ours.get("max_grad_norm"),
+        "grad_centralization": bool(context.ours.get("grad_centralization", False)),
         "nonfinite": context.ours.get("nonfinite", "propagate"),
     }
     if kind == "Lamb":
