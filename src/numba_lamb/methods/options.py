@@ -229,5 +229,5 @@ _NONFINITE = Option(
 
 
 def common(*filters: Option) -> tuple[Option, ...]:
-    """Return what optimizers have that can clip, with the filters that this one has, in the order of signatures."""
+    """Return what optimizers have that can clip, and the filters of this one, in the order of signatures."""
     return *_GRADIENT_OPTIONS, *filters, _NONFINITE
