@@ -31,7 +31,9 @@ def test_without_words_there_is_help(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("columns", [80, 200])
-@pytest.mark.parametrize("words", [[], ["plot", "-h"], ["bench", "-h"], ["train", "-h"], ["info", "-h"]])
+@pytest.mark.parametrize(
+    "words", [[], ["plot", "-h"], ["bench", "-h"], ["train", "-h"], ["variants", "-h"], ["info", "-h"]]
+)
 def test_help_breaks_no_word(
     words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,12 +75,12 @@ def test_wrong_arguments_break_no_word(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as stop:
-        main(["variants"])
+        main(["formulas"])
     assert stop.value.code == 2
     lines = capsys.readouterr().err.splitlines()
     assert max(map(len, lines)) <= 80
     text = " ".join(" ".join(lines).split())
-    assert "numba-lamb: error: argument command: invalid choice: 'variants' (choose from" in text
+    assert "numba-lamb: error: argument command: invalid choice: 'formulas' (choose from" in text
 
 
 def test_the_table_of_bench_fits_a_terminal(

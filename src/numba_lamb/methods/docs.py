@@ -163,13 +163,12 @@ def documented(method: Method, front_end: FrontEnd) -> Callable[[_Class], _Class
 def parameters(cls: type, method: Method, front_end: FrontEnd) -> str:
     """Return the entries of a class's parameters, in the order of its signature."""
     given = inspect.signature(cls).parameters
-    declared: dict[str, tuple[Option, tuple[str, ...]]] = {}
-    for option in method.options:
-        names = option.numpy_names if front_end == "numpy" else (option.name,)
-        declared |= dict.fromkeys(names, (option, names))
+    declared: dict[str, tuple[Option | None, tuple[str, ...]]] = {}
+    for one in method.options:
+        names = one.numpy_names if front_end == "numpy" else (one.name,)
+        declared |= dict.fromkeys(names, (one, names))
     entries = []
     for name, parameter in given.items():
-        option: Option | None
         option, names = declared.get(name, (None, (name,)))
         if name != names[0]:
             continue

@@ -153,8 +153,8 @@ LARS = Method(
             flag_or_bounds,
             alias=("use_clip",),
             meaning=r"Whether :math:`r` is replaced by :math:`\min(r/\eta, 1)`, which makes the smaller of "
-            r":math:`r` and :math:`\eta` the layer's rate; or bounds of :math:`r`, `(low, high)`. True is refused where "
-            "the rate is inside the buffer.",
+            r":math:`r` and :math:`\eta` the layer's rate; or bounds of :math:`r`, `(low, high)`. True is refused "
+            "where the rate is inside the buffer.",
         ),
         WEIGHT_NORM_BOUNDS,
         *COMMON,
