@@ -67,7 +67,8 @@ _NUMPY = _EITHER | {
     "optimizer": Text(
         "Momentum",
         "What is wrapped: its parameters, groups and options are used, and all state is shared "
-        "with the wrapper from now on. Its momentum buffers are kept.",
+        "with the wrapper from now on. Its momentum buffers are kept. A group's own options of LARS "
+        "are set in `param_groups` of the wrapper.",
     ),
     "lr": Text(
         "float, array, iterable or callable",
