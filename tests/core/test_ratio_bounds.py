@@ -29,7 +29,7 @@ def written(settings_of: dict[int, float]) -> Any:
     def write(bucket: Any) -> None:
         for column, value in settings_of.items():
             bucket.hyper64[:, column] = value
-        bucket.hyper[:, columns.ADAPT] = 1
+        bucket.hyper64[:, columns.ADAPTS] = rules.ALWAYS
 
     return write
 

@@ -1,12 +1,14 @@
 """The page about moving in: its examples run, its tables have all variants and sources, its links work."""
 
 import doctest
+import math
 import re
 from pathlib import Path
 
 import pytest
 
-from numba_lamb.numerics.variants import LAMB_VARIANTS, LARS_VARIANTS
+from numba_lamb.numerics import rules
+from numba_lamb.numerics.variants import LAMB_VARIANTS, LARS_VARIANTS, LambVariant
 
 pytest.importorskip("torch", reason="the peers extra is not installed")
 
@@ -23,6 +25,16 @@ def test_the_examples_run() -> None:
     assert results.attempted > 30
 
 
+ONES = {
+    (rules.UNGUARDED, False): "",
+    (rules.ZERO_NORM, False): "a norm is 0",
+    (rules.ZERO_NORM, True): "that or the weight norm is 0",
+    (rules.ZERO_DECAY, False): "decay or a norm is 0",
+    (rules.ZERO_DENOMINATOR, False): "the weight norm or the denominator is 0",
+    (rules.LEFT_ALONE, False): "the weight norm is 0",
+}
+
+
 def section(title: str) -> str:
     return TEXT.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 
@@ -36,12 +48,23 @@ def tables(title: str) -> list[list[list[str]]]:
     return [rows(table)[2:] for table in re.findall(r"(?:^\|.*\n)+", section(title), re.MULTILINE)]
 
 
+def numbers(variant: LambVariant) -> set[float]:
+    """The bounds that are not the paper's."""
+    bounds = ("weight_floor", "weight_limit", "least", "most")
+    return {getattr(variant, name) for name in bounds} - {0.0, math.inf}
+
+
+def numbers_in(text: str) -> set[float]:
+    return {float(number) for number in re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?(?![\w.]\d)", text)}
+
+
 def test_variants_are_as_the_tables_say() -> None:
     lamb, lars = tables("Variants")
     seen = set()
-    for names, *cells, _ in lamb:
+    for names, *cells, text in lamb:
         for name in re.findall(r'"([^"]+)"', names):
             variant = LAMB_VARIANTS[name]
+            assert numbers(variant) <= numbers_in(text), name
             expected = [variant.always_adapt, variant.bias_correction, variant.decoupled_decay]
             assert [cell for cell in cells if cell] == [
                 str(v) for v, cell in zip(expected, cells, strict=True) if cell
@@ -50,10 +73,11 @@ def test_variants_are_as_the_tables_say() -> None:
     assert seen == set(LAMB_VARIANTS)
     seen = set()
     divisor = ""
-    for names, adapt, eps, below, _, place, _ in lars:
+    for names, adapt, eps, below, ones, place, _ in lars:
         divisor = divisor if below == "the same" else below
         for name in re.findall(r'"([^"]+)"', names):
             variant = LARS_VARIANTS[name]
+            assert ones == ONES[variant.guard, variant.decayed_norm], name
             assert (adapt, float(eps)) == (str(variant.always_adapt), variant.eps)
             assert place.split(",")[0] == ("inside" if variant.rate_inside else "outside")
             assert place.endswith("with the ratio") == variant.ratio_outside

@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 
 from numba_lamb import __version__
 from numba_lamb._text import shorten
-from numba_lamb.cli import bench, info, output, plot, train
+from numba_lamb.cli import bench, info, output, plot, train, variants
 
 __all__ = ["main"]
 
@@ -77,6 +77,7 @@ def _run(argv: Sequence[str] | None) -> int:
     train.add_parser(commands)
     bench.add_parser(commands)
     plot.add_parser(commands)
+    variants.add_parser(commands)
     info.add_parser(commands)
     parser.set_defaults(run=None)
     arguments = parser.parse_args(argv)

@@ -79,15 +79,23 @@ _OPTIONS = (
         0.9,
         at_least_0,
         source_check=floating(zero=True),
-        meaning="Decay rate of the momentum buffer.",
+        meaning=r"Decay rate :math:`\mu` of the momentum buffer.",
     ),
-    Option("weight_decay", 0.0, rate, meaning="The weight decay, added to the gradient (L2)."),
-    Option("nesterov", False, flag, alias=("use_nesterov",), meaning="Whether the step looks ahead."),
+    Option(
+        "weight_decay", 0.0, rate, meaning=r"The weight decay :math:`\lambda`, added to the gradient (L2)."
+    ),
+    Option(
+        "nesterov",
+        False,
+        flag,
+        alias=("use_nesterov",),
+        meaning="Whether the step looks ahead by one momentum step:",
+    ),
 )
 
 
 def _lr(default: float) -> Option:
-    return Option("lr", default, rate, alias=("learning_rate",), meaning="The learning rate.")
+    return Option("lr", default, rate, alias=("learning_rate",), meaning=r"The learning rate :math:`\eta`.")
 
 
 MOMENTUM = Method(
@@ -120,7 +128,7 @@ LARS = Method(
             at_least_0,
             alias=("coefficient",),
             source_check=floating(zero=True),
-            meaning="The trust coefficient.",
+            meaning="The trust coefficient :math:`c`.",
         ),
         Option(
             "eps",
@@ -129,7 +137,7 @@ LARS = Method(
             alias=("epsilon",),
             source_check=maybe(floating(zero=True)),
             in_variant=True,
-            meaning="The term added to the ratio's denominator.",
+            meaning=r"The term :math:`\epsilon` added to the ratio's denominator.",
         ),
         Option("variant", "timm", choice(LARS_VARIANTS), meaning="Whose formula."),
         Option(
@@ -144,7 +152,9 @@ LARS = Method(
             False,
             flag_or_bounds,
             alias=("use_clip",),
-            meaning="Whether the layer's rate is at most the ratio; or bounds of the ratio, (low, high).",
+            meaning=r"Whether :math:`r` is replaced by :math:`\min(r/\eta, 1)`, which makes the smaller of "
+            r":math:`r` and :math:`\eta` the layer's rate; or bounds of :math:`r`, `(low, high)`. True is refused "
+            "where the rate is inside the buffer.",
         ),
         WEIGHT_NORM_BOUNDS,
         *common(DECAY_FILTER, ADAPT_FILTER),

@@ -207,15 +207,15 @@ WEIGHT_NORM_BOUNDS = Option(
     "weight_norm_bounds",
     None,
     maybe(bounds),
-    meaning="Bounds of the weight norm in the trust ratio, (low, high); None for the variant's.",
+    meaning="Bounds `(low, high)` of the weight norm above the trust ratio; by default the variant's.",
 )
 _GRADIENT_OPTIONS = (
-    Option("maximize", False, flag, meaning="Whether to climb in place of descending."),
+    Option("maximize", False, flag, meaning="Whether to ascend."),
     Option(
         "max_grad_norm",
         None,
         maybe(real(zero=False)),
-        meaning="The norm to which the gradients of a step are clipped, all of them together; None for no clip.",
+        meaning="The norm to which the gradients of a step are clipped, all of them together; by default none is.",
     ),
     Option("grad_centralization", False, flag, meaning="Whether each row's mean is taken from its gradient."),
 )

@@ -32,7 +32,8 @@ def _shown(value: Any) -> str:
     if is_array(value) and not isinstance(value, np.ndarray):
         # Its value would be waited for.
         return "a value on the GPU"
-    if isinstance(value, list | tuple):
+    # Two in a tuple are the bounds of something.
+    if isinstance(value, list | tuple) and not (isinstance(value, tuple) and len(value) == 2):
         return f"{type(value).__name__} of {len(value):,} values"
     name = getattr(value, "__qualname__", None)
     return shorten(repr(value) if name is None else f"{value.__module__}.{name}", 100)

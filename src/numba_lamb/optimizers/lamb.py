@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.groups import collect
+from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lamb import LAMB
 from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
@@ -11,71 +12,43 @@ from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.rates import RateLike
 
 
+@documented(LAMB, "numpy")
 class Lamb(Optimizer):
-    r"""Layer-wise adaptive moments for large batches, in place, on NumPy arrays or on arrays of one GPU.
+    r"""Layer-wise adaptive moments for large batches, in place.
 
-    For each layer with weights :math:`w`, gradient :math:`g` and step :math:`t = 1, 2, \ldots`
+    On NumPy arrays, or on arrays of one GPU. For each layer with weights
+    :math:`w`, gradient :math:`g` and step :math:`t = 1, 2, \ldots`
 
     .. math::
 
-        m &\leftarrow \beta_1 m + (1-\beta_1)\,g, \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,g^2 \\
-        u &= \frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)} + \epsilon} + \lambda w \\
-        r &= \lVert w\rVert / \lVert u\rVert \quad\text{(1 where either norm is 0)}, \qquad
-        w \leftarrow w - \eta\, r\, u
+        m &\leftarrow \beta_1 m + (1-\beta_1)\,g, \qquad
+        v \leftarrow \beta_2 v + (1-\beta_2)\,g^2 \\
+        u &= \frac{m/(1-\beta_1^t)}{\sqrt{v/(1-\beta_2^t)} + \epsilon}
+        + \lambda w \\
+        r &= \lVert w\rVert / \lVert u\rVert \quad
+        \text{(1 where either norm is 0)}, \qquad w \leftarrow w - \eta\, r\, u
+
+    This is ``variant="paper"``; others differ in what ``numba-lamb variants``
+    and ``docs/moving-in.md`` tell.
 
     Parameters
     ----------
-    params : mapping, iterable, or list of dict
-        A mapping from name to array, ``(name, array)`` pairs, arrays (named ``param_0``, ...), or group
-        dicts with ``params`` as any of these and optionally ``lr``, ``weight_decay`` and
-        ``grad_centralization``; one more dict ``{"order_params": [...]}`` fixes the order that gradients are
-        given in. Arrays are float32 or float64, C-contiguous and writable, and are updated in place: all of
-        them NumPy arrays, or all on one GPU with ``__cuda_array_interface__`` (CuPy, Numba, detached PyTorch
-        tensors).
-    learning_rate : float, array, iterable or callable
-        :math:`\eta >= 0`: a number, one value per step, or any callable of the 0-based step. Every
-        `schedules` object is one. For arrays on a GPU also a 0-d array there, which is read at each step.
-    beta1, beta2 : float
-        Decay rates of the moments, each in (0, 1).
-    eps : float
-        :math:`\epsilon > 0`, added outside the root.
-    weight_decay : float, array, iterable or callable
-        :math:`\lambda >= 0`, decoupled: a part of :math:`u`. Takes the forms of `learning_rate`.
-    decay_filter : callable, optional
-        Called with each `Layer` (``name``, ``shape``, ...); False exempts it from weight decay. By default
-        layers whose name contains ``beta`` or ``gamma`` are exempt where no groups are given, none elsewhere.
-    adapt_filter : callable, optional
-        Called with each `Layer`; False keeps its ratio at 1, which makes it AdamW. By default every layer
-        adapts.
-    max_grad_norm : float, optional
-        :math:`c > 0`: the gradients of a step are clipped by their global norm :math:`n`, the L2 norm of all
-        of them together, those that are None left out. Where :math:`n > c`, every :math:`g` above is
-        :math:`(c/n)\,g`; the arrays stay as they are. By default nothing is clipped.
-    nonfinite : {"raise", "skip", "propagate"}, optional
-        What to do when a gradient holds an infinity or NaN: raise before anything changes, leave the step
-        out, or let it through unchecked, which saves one reading of the gradients unless they are clipped.
-        By default ``"raise"`` for NumPy arrays and ``"skip"`` on a GPU, where raising waits for the device.
-        With `max_grad_norm` the same is done where float64 cannot hold the norm of finite gradients; let
-        through, an infinite norm makes finite gradients 0, and a NaN makes all of them NaN.
-    num_threads : int, optional
-        CPU threads. By default PyTorch's number where it is loaded; else the first number in the environment
-        variable OMP_NUM_THREADS (read at the first step); else the container's CPU quota, and at most the
-        CPUs that the process may run on. Never more than NUMBA_NUM_THREADS. The result's bits do not depend
-        on it. Not for arrays on a GPU.
-    capture_steps : int, optional
-        For arrays on a GPU: the number of steps to come. Their rates are tabulated on the device beforehand, so
-        that a step can be captured into a CUDA graph whose replays follow the schedules. A replay past the
-        last of them changes nothing, and `check` tells.
+    {parameters}
 
     Raises
     ------
     TypeError, ValueError, KeyError, RuntimeError
-        If an argument is refused; the message names it, what was given, and what is allowed.
+        If an argument is refused; the message names it, what was given, and
+        what is allowed.
+
+    Notes
+    -----
+    {ranges}
 
     References
     ----------
-    Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in 76 minutes", ICLR 2020,
-    Algorithm 2. The same formula as MindSpore's documented one, Paddle's with ``always_adapt`` and optax's.
+    Y. You et al., "Large Batch Optimization for Deep Learning: Training BERT in
+    76 minutes", ICLR 2020, Algorithm 2.
 
     Examples
     --------
@@ -141,10 +114,11 @@ class Lamb(Optimizer):
     adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")
 
     def stats(self) -> Mapping[str, float]:
-        """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.
+        """Return each layer's norms and trust ratio, by ``"<quantity>/<name>"``.
 
-        Quantities are ``trust_ratio``, ``weight_norm`` and ``update_norm`` (of :math:`u`). Layers that were
-        not updated yet are absent. ``grad_norm`` is the last step's :math:`n`, where `max_grad_norm` was set.
-        Ready for a logger as it is.
+        Quantities are ``trust_ratio``, ``weight_norm`` and ``update_norm``, which
+        the ratio divides by, at the layer's last update. Layers that were not
+        updated yet are absent. ``grad_norm`` is the last step's :math:`n`, where
+        `max_grad_norm` was set. Ready for a logger as it is.
         """
         return super().stats()

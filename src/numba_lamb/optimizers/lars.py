@@ -3,6 +3,7 @@
 from numba_lamb.foreign import is_torch_optimizer, kind_of
 from numba_lamb.layout import Layer
 from numba_lamb.methods.checks import layer_filter
+from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lars import LARS, MOMENTUM
 from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter
@@ -29,64 +30,61 @@ def _check_optimizer(optimizer: object) -> None:
         )
 
 
+@documented(LARS, "numpy")
 class Lars(Momentum):
     r"""Layer-wise adaptive rate scaling around a `Momentum`.
 
-    For each layer that the filter accepts, with :math:`g` already divided by the loss scale and clipped,
+    For each layer that the filters accept, with :math:`g` already divided by
+    the loss scale and clipped,
 
     .. math::
 
-        r = \frac{c\,\lVert w\rVert}{\lVert g\rVert + \lambda\lVert w\rVert + \epsilon}, \qquad
+        r = \frac{c\,\lVert w\rVert}
+        {\lVert g\rVert + \lambda\lVert w\rVert + \epsilon}, \qquad
         v \leftarrow \mu v + r\,(g + \lambda w), \qquad w \leftarrow w - \eta v
 
-    (Nesterov as in `Momentum`); other layers take a plain momentum step without decay. The variants put the
-    rate inside the buffer: :math:`v \leftarrow \mu v + \eta r (g + \lambda w)`, :math:`w \leftarrow w - v`.
-    ``"paper"`` has no :math:`\epsilon` (its rate is ``schedules.PolynomialDecayLR(lr, 0.0, T, power=2.0)``);
-    ``"paddle"`` takes :math:`r = 1` where :math:`\lambda` or either norm
-    is 0.
+    and Nesterov as in `Momentum`; layers that `lars_filter` passes over take a
+    plain momentum step without decay.
+
+    Variants with the rate inside the buffer, ``"paper"`` among them, have
+    :math:`v \leftarrow \mu v + \eta r (g + \lambda w)` and
+    :math:`w \leftarrow w - v`. Where :math:`r` is 1, and what it divides by:
+    ``numba-lamb variants``, ``docs/moving-in.md``.
 
     Parameters
     ----------
-    optimizer : Momentum
-        What is wrapped: its parameters, groups, rates, momentum, decay, loss scale and ``max_grad_norm`` are used,
-        and it shares all state with the wrapper from now on. Its momentum buffers are kept.
-    epsilon : float
-        :math:`\epsilon >= 0`; by default 1e-5 for ``"mindspore"``, else 0. ``"paper"`` takes no other.
-    coefficient : float
-        :math:`c >= 0`, the trust coefficient.
-    use_clip : bool
-        Whether :math:`r` is replaced by :math:`\min(r/\eta, 1)`, which makes the smaller of :math:`r` and
-        :math:`\eta` the layer's rate. For ``"mindspore"`` alone.
-    lars_filter : callable, optional
-        Called with each `Layer`; False keeps LARS and weight decay away from it. By default layers whose name
-        contains ``LayerNorm`` or ``bias`` are passed over.
-    variant : {"mindspore", "paper", "paddle"}
-        Whose formula, as above.
+    {parameters}
 
     Raises
     ------
     TypeError
-        If `optimizer` is not a `Momentum`, or another argument has the wrong type.
+        If `optimizer` is not a `Momentum`, or an argument has the wrong type.
     ValueError
         If an argument is out of range.
 
     Notes
     -----
-    A layer of zeros has ratio 0 and never moves: keep such layers (biases that start at zero) out by the
-    filter. The wrapped optimizer must be a Momentum because both are one fused kernel; Adam's direction does
-    not depend on the gradient's scale, so rescaling its gradients would do nothing: use `Lamb` for that.
+    With ``"mindspore"`` and ``"paper"`` a layer of zeros has ratio 0 and never
+    moves: keep such layers (biases that start at zero) out by the filter. The
+    wrapped optimizer must be a Momentum because both are one fused kernel;
+    Adam's direction does not depend on the gradient's scale, so rescaling its
+    gradients would do nothing: use `Lamb` for that. The paper's rate is
+    ``schedules.PolynomialDecayLR(lr, 0.0, T, power=2.0)``.
+
+    {ranges}
 
     References
     ----------
-    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", 2017, Algorithm 1;
-    MindSpore 2.10 ``nn.LARS``.
+    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional
+    Networks", 2017, Algorithm 1; MindSpore 2.10 ``nn.LARS``.
 
     Examples
     --------
     >>> import numpy as np
     >>> import numba_lamb as nl
     >>> w = np.array([3.0, 4.0])
-    >>> opt = nl.Lars(nl.Momentum({"fc.weight": w}, 0.1, 0.9), coefficient=0.02, epsilon=0.0)
+    >>> momentum = nl.Momentum({"fc.weight": w}, 0.1, 0.9)
+    >>> opt = nl.Lars(momentum, coefficient=0.02, epsilon=0.0)
     >>> opt({"fc.weight": np.array([0.6, 0.8])})
     (True,)
     >>> opt.stats()["trust_ratio/fc.weight"]

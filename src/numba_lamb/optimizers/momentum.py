@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.groups import collect
+from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lars import LARS, MOMENTUM
 from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer, check_loss_scale
@@ -11,56 +12,41 @@ from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.rates import RateLike
 
 
+@documented(MOMENTUM, "numpy")
 class Momentum(Optimizer):
-    r"""Gradient descent with momentum, in place, on NumPy arrays or on arrays of one GPU.
+    r"""Gradient descent with momentum, in place.
+
+    On NumPy arrays, or on arrays of one GPU. With loss scale :math:`s`
 
     .. math::
 
-        d = g / s + \lambda w, \qquad v \leftarrow \mu v + d, \qquad
-        w \leftarrow w - \eta v \quad\text{or, Nesterov,}\quad w \leftarrow w - \eta\,(d + \mu v)
+        d = g/s + \lambda w, \qquad v \leftarrow \mu v + d, \qquad
+        w \leftarrow w - \eta v
 
-    with loss scale :math:`s`. The first step has :math:`v = d`.
+    The first step has :math:`v = d`. `max_grad_norm` clips :math:`g/s`.
 
     Parameters
     ----------
-    params : mapping, iterable, or list of dict
-        As for `Lamb`.
-    learning_rate : float, array, iterable or callable
-        :math:`\eta >= 0`, outside the momentum buffer: a number, one value per step, or any callable of the
-        0-based step.
-    momentum : float
-        :math:`\mu >= 0`.
-    weight_decay : float, array, iterable or callable
-        :math:`\lambda >= 0`, coupled (L2): added to the gradient. Takes the forms of `learning_rate`.
-    loss_scale : float
-        :math:`s > 0` that the loss, and so the gradients, were multiplied by.
-    use_nesterov : bool
-        Whether to look ahead by one momentum step.
-    decay_filter : callable, optional
-        As for `Lamb`.
-    max_grad_norm : float, optional
-        :math:`c > 0`: as for `Lamb`, with :math:`n` the norm of all :math:`g/s` of a step; :math:`g/s` above
-        becomes :math:`(c/n)\,g/s` where :math:`n > c`.
-    nonfinite : {"raise", "skip", "propagate"}, optional
-        As for `Lamb`.
-    num_threads : int, optional
-        As for `Lamb`.
-    capture_steps : int, optional
-        As for `Lamb`.
+    {parameters}
 
     Raises
     ------
     TypeError, ValueError, KeyError, RuntimeError
-        If an argument is refused; the message names it, what was given, and what is allowed.
+        If an argument is refused; the message names it, what was given, and
+        what is allowed.
 
     Notes
     -----
-    Sutskever et al. keep the rate inside the buffer; here, as in MindSpore, Paddle and PyTorch, it is outside,
-    which differs where the rate changes. MindSpore's CPU kernel ignores ``use_nesterov``; this one does not.
+    Sutskever et al. keep the rate inside the buffer; here, as in MindSpore,
+    Paddle and PyTorch, it is outside, which differs where the rate changes.
+    MindSpore's CPU kernel ignores ``use_nesterov``; this one does not.
+
+    {ranges}
 
     References
     ----------
-    I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013.
+    I. Sutskever et al., "On the importance of initialization and momentum in
+    deep learning", ICML 2013.
 
     Examples
     --------
@@ -123,10 +109,11 @@ class Momentum(Optimizer):
         self._backend.place(self._plan)
 
     def stats(self) -> Mapping[str, float]:
-        """Return each layer's statistics at its last update, by ``"<quantity>/<name>"``.
+        """Return each layer's statistics, by ``"<quantity>/<name>"``.
 
-        ``trust_ratio`` for every updated layer (1 without LARS), and ``weight_norm`` and ``gradient_norm``
-        (of the gradient without the loss scale, clipped) for those that LARS adapts, where they are computed.
-        ``grad_norm`` is the last step's :math:`n`, where `max_grad_norm` was set.
+        At its last update ``trust_ratio`` for every updated layer (1 without
+        LARS), and ``weight_norm`` and ``gradient_norm``, which the ratio divides
+        by, for those that LARS adapts. ``grad_norm`` is the last step's :math:`n`,
+        where `max_grad_norm` was set.
         """
         return super().stats()

@@ -5,40 +5,43 @@ from collections.abc import Callable
 import torch
 
 from numba_lamb.layout import Layer
+from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lars import LARS, MOMENTUM
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.tensors import check_params
 
 
+@documented(MOMENTUM, "torch")
 class Momentum(LayerwiseOptimizer):
-    r"""Gradient descent with momentum, as a PyTorch optimizer: `torch.optim.SGD` without dampening.
+    r"""Gradient descent with momentum: `torch.optim.SGD` without dampening.
 
     .. math::
 
         d = g + \lambda w, \qquad v \leftarrow \mu v + d, \qquad
-        w \leftarrow w - \eta v \quad\text{or, Nesterov,}\quad w \leftarrow w - \eta\,(d + \mu v)
+        w \leftarrow w - \eta v
 
     Parameters
     ----------
-    params, lr, maximize, max_grad_norm, decay_filter, nonfinite, fused_amp
-        As for `Lamb`.
-    momentum : float
-        :math:`\mu >= 0`.
-    weight_decay : float
-        :math:`\lambda >= 0`, coupled: added to the gradient.
-    nesterov : bool
-        Whether to look ahead by one momentum step.
+    {parameters}
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it, what was given, and what is allowed.
+        If an argument is refused; the message names it, what was given, and
+        what is allowed.
+
+    Notes
+    -----
+    Sutskever et al. keep the rate inside the buffer; here, as in PyTorch, it is
+    outside, which differs where the rate changes.
+
+    {ranges}
 
     References
     ----------
-    I. Sutskever et al., "On the importance of initialization and momentum in deep learning", ICML 2013, with the
-    rate outside the buffer as in PyTorch.
+    I. Sutskever et al., "On the importance of initialization and momentum in
+    deep learning", ICML 2013.
 
     Examples
     --------
@@ -74,6 +77,7 @@ class Momentum(LayerwiseOptimizer):
         super().__init__(params, MOMENTUM.given(locals()), fused_amp)
 
 
+@documented(LARS, "torch")
 class Lars(LayerwiseOptimizer):
     r"""Layer-wise adaptive rate scaling, as a PyTorch optimizer.
 
@@ -81,47 +85,35 @@ class Lars(LayerwiseOptimizer):
 
     .. math::
 
-        r = \frac{c\,\lVert w\rVert}{\lVert g\rVert + \lambda\lVert w\rVert + \epsilon}, \qquad
+        r = \frac{c\,\lVert w\rVert}
+        {\lVert g\rVert + \lambda\lVert w\rVert + \epsilon}, \qquad
         v \leftarrow \mu v + r\,(g + \lambda w), \qquad w \leftarrow w - \eta v
 
     and Nesterov as in `Momentum`.
 
+    Variants with the rate inside the buffer, ``"paper"`` among them, have
+    :math:`v \leftarrow \mu v + \eta r (g + \lambda w)` and
+    :math:`w \leftarrow w - v`. Where :math:`r` is 1, and what it divides by:
+    ``numba-lamb variants``, ``docs/moving-in.md``.
+
     Parameters
     ----------
-    params, lr, maximize, max_grad_norm, decay_filter, adapt_filter, nonfinite, fused_amp
-        As for `Lamb`.
-    momentum : float
-        :math:`\mu >= 0`.
-    weight_decay : float
-        :math:`\lambda >= 0`, coupled: added to the gradient.
-    nesterov : bool
-        Whether to look ahead by one momentum step.
-    trust_coefficient : float
-        :math:`c >= 0`.
-    eps : float, optional
-        :math:`\epsilon >= 0`; by default that of the variant.
-    variant : str
-        Whose formula, of the table in ``docs/moving-in.md``. ``"timm"``: :math:`\epsilon` 1e-8, :math:`r = 1`
-        where a norm is 0. ``"mindspore"``: :math:`\epsilon` 1e-5.
-        ``"paper"`` and ``"paddle"``: :math:`\epsilon` 0 and the rate inside the buffer,
-        :math:`v \leftarrow \mu v + \eta r (g + \lambda w)`, :math:`w \leftarrow w - v`; in ``"paddle"``
-        :math:`r = 1` where :math:`\lambda` or a norm is 0. ``"pytorch_optimizer"``: :math:`\epsilon` 0,
-        :math:`r = 1` where :math:`\lVert w\rVert` or the denominator is 0.
-    always_adapt : bool, optional
-        Whether layers without weight decay have a trust ratio too; by default they have, but not in ``"timm"``,
-        ``"lightning-bolts"``, ``"lightly"`` and ``"torch_optimizer"``.
-    trust_clip : bool
-        Whether :math:`r` is replaced by :math:`\min(r/\eta, 1)`, which makes the smaller of :math:`r` and
-        :math:`\eta` the layer's rate, as ``"larc"`` does unasked. Not for variants with the rate inside.
+    {parameters}
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it, what was given, and what is allowed.
+        If an argument is refused; the message names it, what was given, and
+        what is allowed.
+
+    Notes
+    -----
+    {ranges}
 
     References
     ----------
-    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional Networks", 2017, Algorithm 1.
+    Y. You, I. Gitman, B. Ginsburg, "Large Batch Training of Convolutional
+    Networks", 2017, Algorithm 1.
 
     Examples
     --------

@@ -13,6 +13,7 @@ from numba_lamb.torch.migration.sources import Source
 
 GROUP_OPTIONS = {name: frozenset(method.names) for name, method in METHODS.items()}
 """What a group of each class has."""
+_OURS_ALONE = ("maximize", "max_grad_norm", "grad_centralization", "weight_norm_bounds", "nonfinite")
 _OF_FORMULA = {
     name: tuple(option.name for option in method.options if option.in_variant)
     for name, method in METHODS.items()
@@ -68,14 +69,13 @@ class Context:
 def group_options(kind: str, group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """Return the options of a group of our class `kind` that continues `group`, without ``params``."""
     source = context.source
+    # What no source has: as the loading optimizer has it.
     options: dict[str, Any] = {
-        "lr": float(group["lr"]),
-        "weight_decay": float(group["weight_decay"]),
-        "maximize": bool(context.ours.get("maximize", False)),
-        "max_grad_norm": context.ours.get("max_grad_norm"),
-        "grad_centralization": bool(context.ours.get("grad_centralization", False)),
-        "nonfinite": context.ours.get("nonfinite", "propagate"),
+        option.name: context.ours.get(option.name, option.default)
+        for option in METHODS[kind].options
+        if option.name in _OURS_ALONE
     }
+    options |= {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"])}
     if kind == "Lamb":
         first, second = group["betas"]
         options |= {"betas": (float(first), float(second)), "eps": float(group["eps"])}
