@@ -245,7 +245,7 @@ class NumpyFront:
 
     def make_as_named(self, method: Method, groups: Sequence[Group], options: Mapping[str, Any]) -> Any:
         """Make an optimizer from options by their names here; Lars has its own only once it is made."""
-        given = {"lr": 0.1, **({"momentum": 0.9} if method.name != "Lamb" else {}), **options}
+        given = {"lr": 0.1, **({"momentum": 0.9} if "momentum" in method.names else {}), **options}
         given["learning_rate"] = given.pop("lr")
         own: set[str] = set()
         if method.name == "Lars":
@@ -255,7 +255,7 @@ class NumpyFront:
             {"params": arrays, **{key: value for key, value in given_here.items() if key not in own}}
             for arrays, given_here in groups
         ]
-        kind: Any = nl.Lamb if method.name == "Lamb" else nl.Momentum
+        kind: Any = nl.Momentum if method.name == "Lars" else getattr(nl, method.name)
         opt = kind(dicts, **inside)
         if method.name == "Lars":
             opt = nl.Lars(opt, **{key: value for key, value in given.items() if key in own})

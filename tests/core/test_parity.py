@@ -264,14 +264,16 @@ def test_pytorchs_signatures_have_the_declared_defaults(method: Method) -> None:
 
 NUMPYS_OWN = {
     ("Lamb", "learning_rate"): Parameter.empty,
+    ("Lans", "learning_rate"): Parameter.empty,
     ("Momentum", "learning_rate"): Parameter.empty,
     ("Momentum", "momentum"): Parameter.empty,
     ("Lars", "variant"): "mindspore",
-    **{(name, "nonfinite"): None for name in ("Lamb", "Momentum")},
+    **{(name, "nonfinite"): None for name in ("Lamb", "Lans", "Momentum")},
 }
 """Defaults of the NumPy API that are not the declared ones: those of its sources."""
 BESIDE_OPTIONS = {
     "Lamb": {"num_threads": None, "capture_steps": None},
+    "Lans": {"num_threads": None, "capture_steps": None},
     "Momentum": {"loss_scale": 1.0, "num_threads": None, "capture_steps": None},
     "Lars": {"lars_filter": None},
 }
@@ -297,6 +299,8 @@ def test_the_declared_ranges_are_the_documented_ones() -> None:
         ("Lamb", "betas"): ([(0, 0.999999)], [(1.0, 0.5), (0.5, -1e-9)]),
         ("Lamb", "eps"): ([0, 1e300], [-1e-300, math.inf]),
         ("Lamb", "max_grad_norm"): ([None, 1e-300], [0.0]),
+        ("Lans", "betas"): ([(0, 0.999999)], [(1.0, 0.5), (0.5, -1e-9)]),
+        ("Lans", "eps"): ([0, 1e300], [-1e-300, math.inf]),
         ("Lars", "eps"): ([None, 0], [-1e-300]),
         ("Lars", "momentum"): ([0, 1.5], [-0.1]),
         ("Lars", "trust_coefficient"): ([0, 2], [-0.1]),
@@ -307,6 +311,7 @@ def test_the_declared_ranges_are_the_documented_ones() -> None:
     sources = {
         ("Lamb", "betas"): ([1e-9, 0.999999], [0.0, 1.0, 0]),
         ("Lamb", "eps"): ([1e-300], [0.0, 1]),
+        ("Lans", "betas"): ([0, 0.999999], [1.0, -1e-9]),
         ("Lars", "eps"): ([None, 0.0], [0, -1.0]),
         ("Lars", "momentum"): ([0.0, 1.5], [1, -0.1]),
         ("Lars", "trust_coefficient"): ([0.0], [1, -0.1]),

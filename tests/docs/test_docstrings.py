@@ -13,9 +13,9 @@ from numba_lamb.methods.lamb import LAMB
 from numba_lamb.methods.table import METHODS
 
 torch = pytest.importorskip("torch", reason="the peers extra is not installed")
-from numba_lamb.torch import Lamb, Lars, Momentum  # noqa: E402
+from numba_lamb.torch import Lamb, Lans, Lars, Momentum  # noqa: E402
 
-CLASSES = [nl.Lamb, nl.Momentum, nl.Lars, Lamb, Momentum, Lars]
+CLASSES = [nl.Lamb, nl.Lans, nl.Momentum, nl.Lars, Lamb, Lans, Momentum, Lars]
 
 
 def documentation(cls: type) -> str:

@@ -2,27 +2,37 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from numba_lamb.kernels import columns
+from numba_lamb.methods.checks import real
 from numba_lamb.methods.lamb import LAMB
 from numba_lamb.methods.options import Method, Row
 from numba_lamb.methods.passes import ROW_MEANS, Pass
 from numba_lamb.numerics import rules
 
 _OF_LAMB = {option.name: option for option in LAMB.options}
-# A clip multiplies a gradient that is normalized afterwards: max_grad_norm would have no effect.
-_NAMES = (
-    "lr",
-    "betas",
-    "eps",
-    "weight_decay",
-    "weight_norm_bounds",
-    "maximize",
-    "grad_centralization",
-    "decay_filter",
-    "adapt_filter",
-    "nonfinite",
+# A clip multiplies a gradient that is normalized afterwards: max_grad_norm would have no effect. No source
+# document states ranges of its own.
+_OPTIONS = (
+    _OF_LAMB["lr"],
+    replace(_OF_LAMB["betas"], source_check=real(zero=True, below=1.0)),
+    replace(_OF_LAMB["eps"], source_check=None),
+    replace(
+        _OF_LAMB["weight_decay"], meaning=r"The weight decay :math:`\lambda`, a part of both directions."
+    ),
+    replace(
+        _OF_LAMB["weight_norm_bounds"],
+        meaning="Bounds of the weight norm in both trust ratios, (low, high); None for none.",
+    ),
+    _OF_LAMB["maximize"],
+    _OF_LAMB["grad_centralization"],
+    _OF_LAMB["decay_filter"],
+    replace(
+        _OF_LAMB["adapt_filter"], meaning="Called with each `Layer`; False keeps both its trust ratios at 1."
+    ),
+    _OF_LAMB["nonfinite"],
 )
 
 
@@ -71,6 +81,6 @@ LANS = Method(
         ("gradient_update_norm", columns.GRADIENT_UPDATE_NORM, False),
         ("gradient_norm", columns.GRADIENT_NORM, False),
     ),
-    options=tuple(_OF_LAMB[name] for name in _NAMES),
+    options=_OPTIONS,
     columns=_columns,
 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.groups import collect
+from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lans import LANS
 from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
@@ -11,64 +12,54 @@ from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.rates import RateLike
 
 
+@documented(LANS, "numpy")
 class Lans(Optimizer):
-    r"""LAMB with each layer's gradient normalized and Nesterov's look ahead, in place, on arrays as for `Lamb`.
+    r"""LAMB on normalized gradients, with Nesterov's look ahead, in place.
 
-    For each layer with weights :math:`w`, gradient :math:`g` and step :math:`t = 1, 2, \ldots`
+    On NumPy arrays, or on arrays of one GPU. For each layer with weights
+    :math:`w`, gradient :math:`g` and step :math:`t = 1, 2, \ldots`
 
     .. math::
 
-        \tilde g &= g / \lVert g\rVert \quad\text{(0 where the norm is 0)}, \qquad
-        m \leftarrow \beta_1 m + (1-\beta_1)\,\tilde g, \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,\tilde g^2 \\
-        s &= \sqrt{v/(1-\beta_2^t)} + \epsilon, \qquad u = \frac{m/(1-\beta_1^t)}{s} + \lambda w, \qquad
+        \tilde g &= g / \lVert g\rVert \quad\text{(0 where the norm is 0)} \\
+        m &\leftarrow \beta_1 m + (1-\beta_1)\,\tilde g, \qquad
+        v \leftarrow \beta_2 v + (1-\beta_2)\,\tilde g^2 \\
+        s &= \sqrt{v/(1-\beta_2^t)} + \epsilon, \qquad
+        u = \frac{m/(1-\beta_1^t)}{s} + \lambda w, \qquad
         c = \frac{\tilde g}{s} + \lambda w \\
-        w &\leftarrow w - \eta\left[\beta_1 \frac{\phi(\lVert w\rVert)}{\lVert u\rVert}\, u
-        + (1-\beta_1) \frac{\phi(\lVert w\rVert)}{\lVert c\rVert}\, c\right]
-        \quad\text{(a ratio is 1 where one of its norms is 0)}
+        r &= \phi(\lVert w\rVert) / \lVert u\rVert, \qquad
+        r_c = \phi(\lVert w\rVert) / \lVert c\rVert \quad
+        \text{(1 where a norm is 0)} \\
+        w &\leftarrow w - \eta\,[\beta_1 r\, u + (1-\beta_1)\, r_c\, c]
+
+    with :math:`\phi(z)` = :math:`z` within `weight_norm_bounds`.
 
     Parameters
     ----------
-    params : mapping, iterable, or list of dict
-        As for `Lamb`: float32 or float64, updated in place.
-    learning_rate : float, array, iterable or callable
-        :math:`\eta >= 0`, in the forms that `Lamb` takes.
-    beta1, beta2 : float
-        Decay rates of the moments, each in (0, 1); :math:`\beta_1` is the share of :math:`u` in the step too.
-    eps : float
-        :math:`\epsilon > 0`, added outside the root. :math:`\tilde g` is small, so that it weighs more than in
-        `Lamb`: an element of a layer of :math:`n` elements is about :math:`1/\sqrt n`.
-    weight_decay : float, array, iterable or callable
-        :math:`\lambda >= 0`, a part of both directions. Takes the forms of `learning_rate`.
-    weight_norm_bounds : (float, float), optional
-        :math:`\phi(z) = \min(\max(z, \text{low}), \text{high})`; by default :math:`\phi(z) = z`.
-    maximize : bool
-        Whether to climb in place of descending.
-    grad_centralization : bool
-        Whether each row's mean is taken from its gradient, before the gradient is normalized.
-    decay_filter, adapt_filter : callable, optional
-        As for `Lamb`; without adaptation both ratios are 1.
-    nonfinite : {"raise", "skip", "propagate"}, optional
-        As for `Lamb`.
-    num_threads, capture_steps : int, optional
-        As for `Lamb`.
+    {parameters}
 
     Raises
     ------
     TypeError, ValueError, KeyError, RuntimeError
-        If an argument is refused; the message names it, what was given, and what is allowed.
+        If an argument is refused; the message names it, what was given, and
+        what is allowed.
 
     Notes
     -----
-    There is no ``max_grad_norm``: a clip multiplies gradients by one factor, which normalizing takes out again.
-    For the same reason the length of a layer's gradient, and what the loss was multiplied by, change nothing.
+    There is no ``max_grad_norm``: a clip multiplies gradients by one factor,
+    which normalizing takes out again, as it does the length of a layer's
+    gradient and a loss scale.
 
-    The authors' CUDA kernel divides by :math:`\lVert g\rVert + \epsilon`; it leaves a gradient that is 0 at 0 too,
-    of which MXNet's Python makes NaN. MXNet's :math:`c` is made of weights that :math:`u` was taken from already.
+    The authors' CUDA kernel, ``FusedLANS``, divides by
+    :math:`\lVert g\rVert + \epsilon`, normalizes only with
+    ``normalize_grad=True``, and decays by 0.01 if no ``weight_decay`` is given;
+    a gradient that is 0 stays 0 there too. MXNet's Python makes NaN of one, and
+    its :math:`c` of weights that :math:`u` was taken from already.
 
     References
     ----------
-    S. Zheng, H. Lin, S. Zha, M. Li, "Accelerated Large Batch Optimization of BERT Pretraining in 54 minutes",
-    arXiv 2006.13484, Algorithm 2.
+    S. Zheng, H. Lin, S. Zha, M. Li, "Accelerated Large Batch Optimization of
+    BERT Pretraining in 54 minutes", arXiv 2006.13484, Algorithm 2.
 
     Examples
     --------

@@ -5,59 +5,61 @@ from collections.abc import Callable
 import torch
 
 from numba_lamb.layout import Layer
+from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lans import LANS
 from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.tensors import check_params
 
 
+@documented(LANS, "torch")
 class Lans(LayerwiseOptimizer):
-    r"""LAMB with each tensor's gradient normalized and Nesterov's look ahead, as a PyTorch optimizer.
+    r"""LAMB on normalized gradients, looking ahead, as a PyTorch optimizer.
 
-    For each parameter tensor :math:`w` with gradient :math:`g`, at its step :math:`t = 1, 2, \ldots`
+    For each parameter tensor :math:`w` with gradient :math:`g`, at its step
+    :math:`t = 1, 2, \ldots`
 
     .. math::
 
-        \tilde g &= g / \lVert g\rVert \quad\text{(0 where the norm is 0)}, \qquad
-        m \leftarrow \beta_1 m + (1-\beta_1)\,\tilde g, \qquad v \leftarrow \beta_2 v + (1-\beta_2)\,\tilde g^2 \\
-        s &= \sqrt{v/(1-\beta_2^t)} + \epsilon, \qquad u = \frac{m/(1-\beta_1^t)}{s} + \lambda w, \qquad
+        \tilde g &= g / \lVert g\rVert \quad\text{(0 where the norm is 0)} \\
+        m &\leftarrow \beta_1 m + (1-\beta_1)\,\tilde g, \qquad
+        v \leftarrow \beta_2 v + (1-\beta_2)\,\tilde g^2 \\
+        s &= \sqrt{v/(1-\beta_2^t)} + \epsilon, \qquad
+        u = \frac{m/(1-\beta_1^t)}{s} + \lambda w, \qquad
         c = \frac{\tilde g}{s} + \lambda w \\
-        w &\leftarrow w - \eta\left[\beta_1 \frac{\phi(\lVert w\rVert)}{\lVert u\rVert}\, u
-        + (1-\beta_1) \frac{\phi(\lVert w\rVert)}{\lVert c\rVert}\, c\right]
-        \quad\text{(a ratio is 1 where one of its norms is 0)}
+        r &= \phi(\lVert w\rVert) / \lVert u\rVert, \qquad
+        r_c = \phi(\lVert w\rVert) / \lVert c\rVert \quad
+        \text{(1 where a norm is 0)} \\
+        w &\leftarrow w - \eta\,[\beta_1 r\, u + (1-\beta_1)\, r_c\, c]
+
+    with :math:`\phi(z)` = :math:`z` within `weight_norm_bounds`.
 
     Parameters
     ----------
-    params, lr, eps, maximize, decay_filter, nonfinite, fused_amp
-        As for `Lamb`.
-    betas : (float, float)
-        :math:`\beta_1, \beta_2` in [0, 1); any sequence of two, which stays in the group as given.
-    weight_decay : float
-        :math:`\lambda >= 0`, a part of both directions.
-    weight_norm_bounds : (float, float), optional
-        :math:`\phi(z) = \min(\max(z, \text{low}), \text{high})`; by default :math:`\phi(z) = z`.
-    grad_centralization : bool
-        Whether each row's mean is taken from its gradient, before the gradient is normalized.
-    adapt_filter : callable, optional
-        Called with a `numba_lamb.Layer`; False keeps both its ratios at 1.
+    {parameters}
 
     Raises
     ------
     TypeError, ValueError
-        If an argument is refused; the message names it, what was given, and what is allowed.
+        If an argument is refused; the message names it, what was given, and
+        what is allowed.
 
     Notes
     -----
-    There is no ``max_grad_norm``: a clip multiplies gradients by one factor, which normalizing takes out again.
+    There is no ``max_grad_norm``: a clip multiplies gradients by one factor,
+    which normalizing takes out again, as it does the length of a layer's
+    gradient and a loss scale.
 
-    The authors' CUDA kernel (``FusedLANS``) divides by :math:`\lVert g\rVert + \epsilon`, normalizes only where
-    ``normalize_grad=True`` is given, and has a weight decay of 0.01 if none is. MXNet's Python makes :math:`c` of
-    weights from which :math:`u` was taken already, and NaN of a gradient that is 0.
+    The authors' CUDA kernel, ``FusedLANS``, divides by
+    :math:`\lVert g\rVert + \epsilon`, normalizes only with
+    ``normalize_grad=True``, and decays by 0.01 if no ``weight_decay`` is given;
+    a gradient that is 0 stays 0 there too. MXNet's Python makes NaN of one, and
+    its :math:`c` of weights that :math:`u` was taken from already.
 
     References
     ----------
-    S. Zheng, H. Lin, S. Zha, M. Li, "Accelerated Large Batch Optimization of BERT Pretraining in 54 minutes",
-    arXiv 2006.13484, Algorithm 2.
+    S. Zheng, H. Lin, S. Zha, M. Li, "Accelerated Large Batch Optimization of
+    BERT Pretraining in 54 minutes", arXiv 2006.13484, Algorithm 2.
 
     Examples
     --------
