@@ -216,8 +216,8 @@ def _check_cap(
             bounds = options["weight_norm_bounds"] or (0.0, 10.0)
             if options["variant"] == "torch_optimizer" and norm > bounds[1]:
                 raise ValueError(
-                    f"clamp_value of {source.name} must be 10 where weight_norm_bounds says no other, got a weight "
-                    f"norm of {norm} for parameter {index}; load it with weight_norm_bounds=(0, clamp_value)"
+                    f"clamp_value of {source.name} must be 10 where weight_norm_bounds says nothing, got a "
+                    f"weight norm of {norm} for parameter {index}; load it with weight_norm_bounds=(0, clamp_value)"
                 )
 
 
