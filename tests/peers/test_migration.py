@@ -143,7 +143,13 @@ CASES = {
         Lamb, lambda: foreign.FusedLAMB, {**RATE, "weight_decay": 0.0, "adam_w_mode": False}
     ),
     "deepspeed": Case(Lamb, lambda: foreign.FusedLamb, DECAYED, BARE),
+    "deepspeed, coefficients": Case(
+        Lamb, lambda: foreign.FusedLamb, {**DECAYED, "max_coeff": 0.5, "min_coeff": 0.2}
+    ),
     "torch_optimizer": Case(Lamb, torch_optimizer, DECAYED, BARE),
+    "torch_optimizer, clamp": Case(
+        Lamb, torch_optimizer, {**DECAYED, "clamp_value": 0.7}, ours={"weight_norm_bounds": (0.0, 0.7)}
+    ),
     "torch_optimizer, adam": Case(
         Lamb, torch_optimizer, {**DECAYED, "adam": True}, ours={"variant": "adamw", "bias_correction": False}
     ),

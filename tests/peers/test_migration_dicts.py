@@ -172,7 +172,7 @@ def test_a_weight_norm_above_the_cap_gives_another_cap_away() -> None:
     other = foreign.installed("torch_optimizer", "Lamb")([weight], clamp_value=1e4)
     weight.grad = torch.ones_like(weight)
     other.step()
-    with pytest.raises(ValueError, match=r"parameter 0 of torch_optimizer.Lamb had a weight norm of 20.0"):
+    with pytest.raises(ValueError, match=r"clamp_value of .* must be 10 .*got a weight norm of"):
         adopt_state_dict("Lamb", other.state_dict(), {"variant": "paper"})
     said = {"variant": "paper", "bias_correction": False}
     assert adopt_state_dict("Lamb", other.state_dict(), said)["state"].keys() == {0}

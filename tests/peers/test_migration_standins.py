@@ -271,22 +271,10 @@ REFUSED = {
         {"adam_w_mode": False},
         "apex.*adam_w_mode=0.*only adam_w_mode=True, or no decay, can be continued",
     ),
-    "coefficients": (
-        "Lamb",
-        deepspeed,
-        {"max_coeff": 0.3},
-        r"\(0.01, 0.3\).*only its default, \(0.01, 10.0\), can be",
-    ),
     "eps_inside_sqrt": ("Lamb", deepspeed, {"eps_inside_sqrt": True}, "eps_inside_sqrt=True"),
     "no correction": ("Lamb", deepspeed, {"bias_correction": False}, "bias_correction=False"),
     "DeepSpeed clipping": ("Lamb", deepspeed, {"max_grad_norm": 1.0}, "max_grad_norm=1.0.*engine"),
     "debias": ("Lamb", torch_optimizer, {"debias": True}, "debias=True"),
-    "clamp_value": (
-        "Lamb",
-        torch_optimizer,
-        {"clamp_value": 5},
-        "clamp_value=5: only 10 and infinity can be continued",
-    ),
     "rectify": (
         "Lamb",
         pytorch_optimizer,
@@ -304,7 +292,7 @@ REFUSED = {
     "LARS dampening": ("Lars", pytorch_optimizer_lars, {"dampening": 0.5}, "dampening=0.5"),
 }
 """What is seen in the optimizer itself and has no counterpart."""
-UNSEEN = {"limit 0", "adam_w_mode", "eps_inside_sqrt", "debias", "clamp_value"}
+UNSEEN = {"limit 0", "adam_w_mode", "eps_inside_sqrt", "debias"}
 """What the state dict does not tell; but the limit of 0, which is tested for both."""
 
 
@@ -313,6 +301,13 @@ def test_an_optimizer_that_does_something_else_is_refused(name: str) -> None:
     kind, make, options, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
         options_of(kind, make(**options))
+
+
+def test_a_limit_that_is_an_attribute_is_taken() -> None:
+    other = pytorch_optimizer()
+    other.clamp = 0.7
+    defaults, groups = options_of("Lamb", other)
+    assert [found["weight_norm_bounds"] for found in (defaults, *groups)] == [(0.0, 0.7)] * 2
 
 
 @pytest.mark.parametrize("name", REFUSED.keys() - UNSEEN)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 
 from numba_lamb.torch import Lamb, Lars, Momentum
@@ -290,3 +291,12 @@ def alike(pair: str, scenario: Callable[..., Any], limit: float = 1e-11) -> Any:
     assert any(isinstance(entry, torch.Tensor) for entry in found)
     assert_close(found, expected, limit)
     return found
+
+
+pair = pytest.mark.parametrize("pair", list(PAIRS))
+ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
+
+
+def moments(pair: str, opt: Any, params: Any) -> Any:
+    """The moments of each parameter, of those without any none."""
+    return [[opt.state[p][name] for name in MOMENTS[pair] if p in opt.state] for p in params]

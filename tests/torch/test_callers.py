@@ -13,29 +13,20 @@ from torch.optim.optimizer import (
 
 from numba_lamb.torch import Lamb, Lars, Momentum
 from tests.torch.helpers import (
-    MOMENTS,
-    OURS,
-    PAIRS,
     alike,
     assert_close,
     assert_same,
     fill,
     loss_of,
     network,
+    ours,
+    pair,
     parameter,
     randn,
     steps,
     train,
     values,
 )
-
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
-
-
-def moments(pair: str, opt: Any, params: Any) -> Any:
-    """The moments of each parameter, of those without any none."""
-    return [[opt.state[p][name] for name in MOMENTS[pair] if p in opt.state] for p in params]
 
 
 @pair

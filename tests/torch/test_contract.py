@@ -8,29 +8,20 @@ import pytest
 import torch
 
 from tests.torch.helpers import (
-    MOMENTS,
-    OURS,
-    PAIRS,
     alike,
     assert_same,
     fill,
     loss_of,
+    moments,
     network,
+    ours,
+    pair,
     parameter,
     snapshot,
     steps,
     train,
     values,
 )
-
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
-
-
-def moments(pair: str, opt: Any, params: Any) -> Any:
-    """The moments of each parameter, of those without any none."""
-    return [[opt.state[p][name] for name in MOMENTS[pair] if p in opt.state] for p in params]
-
 
 # -- closures ---------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tests.torch.helpers import OURS, assert_same, fill, network, parameter, snapshot, steps, train
-
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
+from tests.torch.helpers import assert_same, fill, network, ours, parameter, snapshot, steps, train
 
 
 class Passing(TorchFunctionMode):

@@ -7,7 +7,6 @@ import torch
 
 from numba_lamb.torch import Momentum
 from tests.torch.helpers import (
-    OURS,
     PAIRS,
     alike,
     assert_close,
@@ -15,15 +14,15 @@ from tests.torch.helpers import (
     fill,
     loss_of,
     network,
+    ours,
+    pair,
     parameter,
     snapshot,
     steps,
     values,
 )
 
-pair = pytest.mark.parametrize("pair", list(PAIRS))
 slow_pair = pytest.mark.parametrize("pair", ["lamb", "lars"])
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 BAD = pytest.mark.parametrize("bad", [float("inf"), float("-inf"), float("nan")])
 
 

@@ -9,11 +9,12 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 
 from tests.helpers import run_python
 from tests.torch.helpers import (
-    OURS,
     PAIRS,
     alike,
     assert_same,
     fill,
+    ours,
+    pair,
     parameter,
     randn,
     snapshot,
@@ -21,8 +22,6 @@ from tests.torch.helpers import (
     values,
 )
 
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 P = torch.nn.Parameter
 
 

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.torch.helpers import MOMENTS, OURS, assert_same, fill, parameter, snapshot, steps
+from tests.torch.helpers import MOMENTS, OURS, assert_same, fill, ours, parameter, snapshot, steps
 
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 NO_COUNTS = [
     *(-1, -0.5, float("nan"), float("inf"), -float("inf"), 0.5, 2**63 - 1, 10**400, 1e300, "3", None, [1]),
     *(

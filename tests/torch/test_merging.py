@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from numba_lamb.torch import Lamb, Lars, Momentum
-from tests.torch.helpers import OURS, PAIRS, alike, assert_same, fill, network, snapshot, steps, values
+from tests.torch.helpers import PAIRS, alike, assert_same, fill, network, ours, snapshot, steps, values
 
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 P = torch.nn.Parameter
 
 

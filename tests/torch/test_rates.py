@@ -8,21 +8,17 @@ import torch
 
 from numba_lamb.torch import Lamb, Lars, Momentum
 from tests.torch.helpers import (
-    OURS,
-    PAIRS,
     alike,
     assert_close,
     assert_same,
     fill,
     network,
+    ours,
+    pair,
     parameter,
     steps,
     values,
 )
-
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
-
 
 # -- rates ------------------------------------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ import torch
 
 from tests.torch.helpers import (
     MOMENTS,
-    OURS,
-    PAIRS,
     alike,
     assert_same,
     fill,
+    ours,
+    pair,
     parameter,
     randn,
     snapshot,
@@ -19,8 +19,6 @@ from tests.torch.helpers import (
     values,
 )
 
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 P = torch.nn.Parameter
 
 

@@ -11,12 +11,13 @@ import torch
 from numba_lamb.torch import Lamb, Lars, Momentum
 from tests.torch.helpers import (
     MOMENTS,
-    OURS,
     PAIRS,
     alike,
     assert_same,
     fill,
     network,
+    ours,
+    pair,
     parameter,
     snapshot,
     steps,
@@ -24,8 +25,6 @@ from tests.torch.helpers import (
     values,
 )
 
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 KINDS = [Lamb, Lars, Momentum]
 kinds = pytest.mark.parametrize("kind", KINDS)
 

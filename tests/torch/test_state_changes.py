@@ -9,21 +9,19 @@ import torch
 
 from tests.torch.helpers import (
     MOMENTS,
-    OURS,
     PAIRS,
     alike,
     assert_same,
     fill,
     network,
+    ours,
+    pair,
     parameter,
     snapshot,
     steps,
     train,
     values,
 )
-
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 
 
 def replaced_by_copies(opt: Any, params: Any, name: str) -> None:

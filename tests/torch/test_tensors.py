@@ -9,19 +9,18 @@ import torch
 
 from tests.torch.helpers import (
     MOMENTS,
-    OURS,
     PAIRS,
     alike,
     assert_same,
     fill,
+    ours,
+    pair,
     parameter,
     randn,
     steps,
     values,
 )
 
-pair = pytest.mark.parametrize("pair", list(PAIRS))
-ours = pytest.mark.parametrize("make", list(OURS.values()), ids=list(OURS))
 P = torch.nn.Parameter
 
 

@@ -213,10 +213,11 @@ def _check_cap(
     for options, group in zip(translated, groups, strict=True):
         for index in group["params"]:
             norm = float(state.get(index, {}).get("weight_norm", 0.0))
-            if options["variant"] == "torch_optimizer" and norm > 10:
+            bounds = options["weight_norm_bounds"] or (0.0, 10.0)
+            if options["variant"] == "torch_optimizer" and norm > bounds[1]:
                 raise ValueError(
-                    f"parameter {index} of {source.name} had a weight norm of {norm}: its clamp_value is not 10, "
-                    "which it must be; a Lamb with variant='paper', bias_correction=False has no such limit"
+                    f"clamp_value of {source.name} must be 10 where weight_norm_bounds says nothing, got a "
+                    f"weight norm of {norm} for parameter {index}; load it with weight_norm_bounds=(0, clamp_value)"
                 )
 
 

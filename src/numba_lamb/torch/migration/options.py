@@ -122,6 +122,11 @@ def _lamb(variant: str, **options: Any) -> dict[str, Any]:
     }
 
 
+def _clamped(limit: float) -> dict[str, Any]:
+    """Return the option that stands for a limit of the weight norm, where it is not the variant's."""
+    return {} if limit == 10 else {"weight_norm_bounds": (0.0, float(limit))}
+
+
 def _apex(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     decoupled = group.get("adam_w_mode", context.outside.get("adam_w_mode", True))
     context.refuse(
@@ -167,13 +172,7 @@ def _timm_lamb(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
 
 def _deepspeed(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
     refuse = context.refuse
-    coefficients = (group["min_coeff"], group["max_coeff"])
-    refuse(
-        coefficients != (0.01, 10.0),
-        "(min_coeff, max_coeff)",
-        coefficients,
-        "only its default, (0.01, 10.0), can be continued",
-    )
+    coefficients = (float(group["min_coeff"]), float(group["max_coeff"]))
     refuse(
         not group["bias_correction"],
         "bias_correction",
@@ -194,7 +193,7 @@ def _deepspeed(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
         True,
         "eps is added to the root; only eps_inside_sqrt=False can be continued",
     )
-    return _lamb("deepspeed")
+    return _lamb("deepspeed", trust_clip=False if coefficients == (0.01, 10.0) else coefficients)
 
 
 def _torch_optimizer(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -212,13 +211,9 @@ def _torch_optimizer(group: Mapping[str, Any], context: Context) -> dict[str, An
     if context.outside["adam"]:
         return _lamb("adamw", bias_correction=False)
     clamp = context.outside["clamp_value"]
-    context.refuse(
-        clamp not in (10, math.inf),
-        "clamp_value",
-        clamp,
-        "only 10 and infinity can be continued; variant='paper', bias_correction=False goes on without a limit",
-    )
-    return _lamb("torch_optimizer") if clamp == 10 else _lamb("paper", bias_correction=False)
+    if clamp == math.inf:
+        return _lamb("paper", bias_correction=False)
+    return _lamb("torch_optimizer", **_clamped(clamp))
 
 
 def _pytorch_optimizer_lamb(group: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -231,13 +226,12 @@ def _pytorch_optimizer_lamb(group: Mapping[str, Any], context: Context) -> dict[
         True,
         "decay is multiplied by the rate; only fixed_decay=False can be continued",
     )
-    clamp = context.outside.get("clamp", 10)
-    refuse(clamp != 10, "clamp", clamp, "only clamp=10 can be continued")
     options = _lamb(
         "pytorch_optimizer",
         grad_averaging=bool(group["grad_averaging"]),
         decoupled_decay=bool(group["weight_decouple"]),
         maximize=context.maximize(),
+        **_clamped(context.outside.get("clamp", 10)),
     )
     if "pre_norm" in context.outside:
         limit = context.outside["max_grad_norm"]
