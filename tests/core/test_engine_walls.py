@@ -146,3 +146,10 @@ def test_a_layer_in_pieces_has_the_norms_of_the_whole(make: Any) -> None:
         assert np.concatenate(parts).tobytes() == whole.tobytes()
         ratios = {piece.opt.stats()["trust_ratio/w"] for piece in pieces}
         assert ratios == {single.stats()["trust_ratio/w"]}
+
+
+def test_norms_that_are_needed_twice_are_not_exchanged() -> None:
+    opt = nl.Lans({"w": np.ones(3)}, 0.1)
+    opt._plan.exchange = lambda: None
+    with pytest.raises(ValueError, match="exchange must be None for Lans"):
+        opt._backend.place(opt._plan)

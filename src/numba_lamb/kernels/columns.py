@@ -36,26 +36,21 @@ ADVANCE, DESCEND = range(2)
 DIVISOR, GRADIENT_DESCEND = 0, 2
 SCALES = 3
 
-# DECAYED is the factor of the group's decay, DECOUPLED whether it shrinks the weights in place of entering the
-# direction. SIGN is -1 to maximize. CHECKED: gradients must be finite. MAX_GRAD_NORM is 0 for no clip.
-DECAYED, DECOUPLED, SIGN, CHECKED, MAX_GRAD_NORM = range(5)
-# The bounds of ||w|| above the ratio and of the ratio itself, and RATIO_EPS below it, are Lars's too. Lamb: the
-# decay rates of the moments, exactly; whether moments are corrected, and how the rate is.
-RATIO_EPS, BETA1_64, BETA2_64, BIAS_CORRECTION, RATE_CORRECTION, MAX_WEIGHT_NORM, MIN_RATIO, MAX_RATIO = (
-    range(5, 13)
-)
-# Lars: GUARD is one of `numba_lamb.numerics.rules`; RATE_INSIDE puts the rate into the momentum buffer.
-COEFFICIENT, TRUST_CLIP, RATE_INSIDE, GUARD = range(13, 17)
-# What a gradient without loss scale may be at most, where it is CHECKED.
-BOUND = 17
-MIN_WEIGHT_NORM = 18
+# What ratios are made with comes first, side by side. RATIO_EPS stands below the ratio; then bounds of ||w||
+# above it, and of the ratio itself.
+RATIO_EPS, MIN_WEIGHT_NORM, MAX_WEIGHT_NORM, MIN_RATIO, MAX_RATIO = range(5)
 # Lamb: whose norm the ratio divides by, of `numba_lamb.numerics.rules`.
-NORM_OF = 19
-# Lars: DECAYED_NORM has the ratio divide by the norm of the gradient with decay; RATIO_OUTSIDE keeps the ratio out
-# of the momentum buffer.
-DECAYED_NORM, RATIO_OUTSIDE = range(20, 22)
-# Which layers of its group have a ratio, as far as a filter lets this one: one of `numba_lamb.numerics.rules`.
-ADAPTS = 22
+NORM_OF = 5
+# Lars: GUARD is one of `numba_lamb.numerics.rules`; RATE_INSIDE puts the rate into the momentum buffer,
+# RATIO_OUTSIDE keeps the ratio out of it; DECAYED_NORM has the ratio divide by the norm of the decayed gradient.
+COEFFICIENT, GUARD, TRUST_CLIP, RATE_INSIDE, RATIO_OUTSIDE, DECAYED_NORM = range(6, 12)
+# Lamb: the decay rates of the moments, exactly; whether moments are corrected, and how the rate is.
+BETA1_64, BETA2_64, BIAS_CORRECTION, RATE_CORRECTION = range(12, 16)
+# DECAYED is the factor of the group's decay, DECOUPLED whether it shrinks the weights in place of entering the
+# direction. SIGN is -1 to maximize. CHECKED: gradients must be finite. MAX_GRAD_NORM is 0 for no clip. BOUND is
+# what a gradient without loss scale may be at most, where it is CHECKED. ADAPTS says which layers of a group have
+# a ratio, as far as a filter lets this one: one of `numba_lamb.numerics.rules`.
+DECAYED, DECOUPLED, SIGN, CHECKED, MAX_GRAD_NORM, BOUND, ADAPTS = range(16, 23)
 HYPER64 = 23
 
 # The mark of a layer in ``updated``: not yet, in its last step without a trust ratio, with one.

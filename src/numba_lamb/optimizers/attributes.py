@@ -3,7 +3,7 @@
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from numba_lamb.methods.names import OPTIONS, meant
+from numba_lamb.methods.names import MEANINGS, OPTIONS, meant
 
 
 class GroupOption:
@@ -11,18 +11,18 @@ class GroupOption:
 
     Parameters
     ----------
-    doc : str
-        What the option is.
     key : str, optional
         Its key in the groups, if that is not the attribute's name.
     """
 
-    def __init__(self, doc: str, key: str | None = None) -> None:
-        self.__doc__ = f"{doc} Assigning sets it, from the next step on, in all groups without their own."
+    def __init__(self, key: str | None = None) -> None:
         self._key = key
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._key = self._key or name
+        self.__doc__ = (
+            f"{MEANINGS[name]} Assigning sets it, from the next step on, in groups without their own."
+        )
 
     def __get__(self, optimizer: Any, kind: type | None = None) -> Any:
         """Return the value that groups share."""

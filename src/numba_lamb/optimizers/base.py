@@ -68,13 +68,13 @@ class Optimizer(OptionNames, Described, ABC):
         """The groups' options, live: what is assigned here holds from the next step on."""
         self._add(found)
 
-    learning_rate = GroupOption("The learning rate, as given.", "lr")
-    weight_decay = GroupOption("The weight decay, as given.")
-    maximize = GroupOption("Whether to climb in place of descending.")
-    max_grad_norm = GroupOption("What a step's gradients are clipped to by norm, or None.")
-    grad_centralization = GroupOption("Whether each row's mean is taken from its gradient.")
-    decay_filter = GroupOption("Called with each `Layer`; False exempts it from weight decay.")
-    nonfinite = GroupOption("What is done about a gradient that is infinite or NaN.")
+    learning_rate = GroupOption("lr")
+    weight_decay = GroupOption()
+    maximize = GroupOption()
+    max_grad_norm = GroupOption()
+    grad_centralization = GroupOption()
+    decay_filter = GroupOption()
+    nonfinite = GroupOption()
 
     @property
     def _method(self) -> Method:

@@ -101,17 +101,17 @@ class Lamb(Optimizer):
         options = LAMB.numpy_given(locals())
         super().__init__(LAMB, params, options, num_threads, capture_steps)
 
-    beta1 = GroupOption("Decay rate of the first moment.")
-    beta2 = GroupOption("Decay rate of the second moment.")
-    eps = GroupOption("The term added to the root of the second moment.")
-    variant = GroupOption("Whose formula.")
-    always_adapt = GroupOption("Whether layers without weight decay have a trust ratio too.")
-    bias_correction = GroupOption("Whether moments are divided by ``1 - beta^t``.")
-    grad_averaging = GroupOption("Whether gradients enter the first moment times ``1 - beta1``.")
-    trust_clip = GroupOption("Whether the trust ratio is at most 1; or its bounds.")
-    weight_norm_bounds = GroupOption("Bounds of the weight norm in the trust ratio.")
-    decoupled_decay = GroupOption("Whether weights shrink by ``lr*decay`` beforehand.")
-    adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")
+    beta1 = GroupOption()
+    beta2 = GroupOption()
+    eps = GroupOption()
+    variant = GroupOption()
+    always_adapt = GroupOption()
+    bias_correction = GroupOption()
+    grad_averaging = GroupOption()
+    trust_clip = GroupOption()
+    weight_norm_bounds = GroupOption()
+    decoupled_decay = GroupOption()
+    adapt_filter = GroupOption()
 
     def stats(self) -> Mapping[str, float]:
         """Return each layer's norms and trust ratio, by ``"<quantity>/<name>"``.

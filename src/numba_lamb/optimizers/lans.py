@@ -95,11 +95,11 @@ class Lans(Optimizer):
     ) -> None:
         super().__init__(LANS, params, LANS.numpy_given(locals()), num_threads, capture_steps)
 
-    beta1 = GroupOption("Decay rate of the first moment, and the share of its direction.")
-    beta2 = GroupOption("Decay rate of the second moment.")
-    eps = GroupOption("The term added to the root of the second moment.")
-    weight_norm_bounds = GroupOption("Bounds of the weight norm in the trust ratios.")
-    adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratios at 1.")
+    beta1 = GroupOption()
+    beta2 = GroupOption()
+    eps = GroupOption()
+    weight_norm_bounds = GroupOption()
+    adapt_filter = GroupOption()
     # Every optimizer has it but this one: reading and assigning tell so.
     max_grad_norm: Any = property()
 

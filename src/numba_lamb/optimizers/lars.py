@@ -118,10 +118,10 @@ class Lars(Momentum):
         # One state under two names: whoever kept the wrapped optimizer sees the same steps.
         self.__dict__ = optimizer.__dict__
 
-    epsilon = GroupOption("The term added to the ratio's denominator.")
-    coefficient = GroupOption("The trust coefficient.")
-    use_clip = GroupOption("Whether the layer's rate is the smaller of ratio and rate.")
-    variant = GroupOption("Whose formula.")
-    always_adapt = GroupOption("Whether layers without weight decay have a trust ratio too.")
-    weight_norm_bounds = GroupOption("Bounds of the weight norm in the trust ratio.")
-    adapt_filter = GroupOption("Called with each `Layer`; False keeps its trust ratio at 1.")
+    epsilon = GroupOption()
+    coefficient = GroupOption()
+    use_clip = GroupOption()
+    variant = GroupOption()
+    always_adapt = GroupOption()
+    weight_norm_bounds = GroupOption()
+    adapt_filter = GroupOption()

@@ -86,8 +86,8 @@ class Momentum(Optimizer):
         self._loss_scale = check_loss_scale(loss_scale)
         super().__init__(MOMENTUM, params, options, num_threads, capture_steps)
 
-    momentum = GroupOption("Decay rate of the momentum buffer.")
-    use_nesterov = GroupOption("Whether the step looks ahead.")
+    momentum = GroupOption()
+    use_nesterov = GroupOption()
 
     @property
     def loss_scale(self) -> float:

@@ -80,6 +80,10 @@ class CpuBackend(Backend):
 
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
+        if plan.exchange is not None and any(one.unit == "layer" for one in plan.method.sum_passes):
+            raise ValueError(
+                f"exchange must be None for {plan.method.name}, which needs norms twice in a step"
+            )
         self._plan = plan
         self._buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CpuBucket)]
         self._record_layout: RecordLayout | None = None

@@ -217,7 +217,7 @@ def _check_cap(
             if options["variant"] == "torch_optimizer" and norm > bounds[1]:
                 raise ValueError(
                     f"clamp_value of {source.name} must be 10 where weight_norm_bounds says nothing, got a "
-                    f"weight norm of {norm} for parameter {index}; load it with weight_norm_bounds=(0, clamp_value)"
+                    f"weight norm of {norm} for parameter {index}; give weight_norm_bounds=(0, clamp_value)"
                 )
 
 
