@@ -78,8 +78,14 @@ def shrink_weights(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: A
 
 
 @cpu_function
-def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, sums: Any) -> None:
-    """Advance m and v over one chunk and put the sums of w^2 and u^2 into `sums`."""
+def lamb_moments(
+    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, rate: Any, sums: Any
+) -> None:
+    """Advance m and v over one chunk and put the sums of w^2 and u^2 into `sums`.
+
+    Where the layer does not adapt, its weights are updated in the same reading, with step length `rate`.
+    """
+    waits = row[ADAPT] != 0
     beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
     beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
     eps, decay = row[EPS], row[DECAY]
@@ -106,6 +112,9 @@ def lamb_moments(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: 
         for lane in range(width):
             weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[first + lane])
             update_lanes[lane] = rules.add_square(update_lanes[lane], u[lane])
+        if not waits:
+            for lane in range(width):
+                w[first + lane] = rules.descend(w[first + lane], u[lane], rate)
     sums[WEIGHT_SQUARES] = add_lanes(weight_lanes)
     sums[UPDATE_SQUARES] = add_lanes(update_lanes)
 
@@ -120,15 +129,16 @@ def advance_chunk(
     first_row: Any,
     row_lengths: Any,
     means: Any,
+    rates: Any,
     sums: Any,
 ) -> None:
-    """Take the first pass over one chunk: 24 bytes per float32 parameter."""
+    """Take the first pass over one chunk: 24 bytes per float32 parameter, 28 where it is the only one."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
     count = min(sizes[layer] - start, CHUNK)
     skipped = start * hyper.itemsize
-    rescale = hyper[layer, RESCALE]
+    rescale, rate = hyper[layer, RESCALE], hyper.dtype.type(rates[layer])
     w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
     g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
     m = pointer_to(addresses[layer, EXP_AVG] + skipped, rescale)
@@ -139,9 +149,9 @@ def advance_chunk(
         layer_means = means[first_row[layer] :]
         centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
         # The factor is in the centralized gradient already.
-        lamb_moments(w, central, m, v, count, hyper[layer], one, sums[chunk])
+        lamb_moments(w, central, m, v, count, hyper[layer], one, rate, sums[chunk])
     else:
-        lamb_moments(w, g, m, v, count, hyper[layer], rescale, sums[chunk])
+        lamb_moments(w, g, m, v, count, hyper[layer], rescale, rate, sums[chunk])
 
 
 @cpu_function
@@ -217,9 +227,9 @@ def lamb_layer(
 
 @cpu_function
 def descend_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
-    """Recompute u over one chunk and take ``w <- w - scale*u``: 16 bytes per float32 parameter."""
+    """Recompute u over one chunk of a layer that adapts and take ``w <- w - scale*u``: 16 bytes per parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
-    if addresses[layer, GRADIENT] == 0:
+    if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
         return
     count = min(sizes[layer] - start, CHUNK)
     skipped = start * hyper.itemsize

@@ -129,12 +129,16 @@ def lamb_advance(
     first_row: Any,
     row_lengths: Any,
     means: Any,
+    rates: Any,
     sums: Any,
 ) -> None:
-    """Advance LAMB's moments and add up squares: 24 bytes per float32 parameter."""
+    """Advance LAMB's moments and add up squares: 24 bytes per float32 parameter.
+
+    Layers that do not adapt are updated at once: 28 bytes, and none in `lamb_descend`.
+    """
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        advance_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, sums)
+        advance_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, rates, sums)
         leave_ieee(mode)
 
 
@@ -167,7 +171,7 @@ def lamb_ratio(
 
 @cpu_kernel
 def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
-    """Make LAMB's update anew and apply it: 16 bytes per float32 parameter."""
+    """Make LAMB's update anew where layers adapt, and apply it: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
         descend_chunk(chunk, addresses, hyper, sizes, chunks, scales)
