@@ -44,7 +44,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), default="cpu", help="where to take the steps (default cpu)"
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="threads on the CPU (default: as elsewhere)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="threads on the CPU (default: 1, and the number that a step takes, by turns)",
+    )
     parser.add_argument(
         "--steps",
         type=int,
@@ -75,11 +80,12 @@ def run(arguments: argparse.Namespace) -> int:
     except NoGpu as error:
         way = "it needs a GPU, and CuPy or PyTorch with CUDA"
         return _fail(f"--device must be cpu here, got cuda: {error}; {way}")
+    threads = _threads(arguments.threads) if place is HOST else []
     traces: dict[str, Trace] = {}
     differences: dict[str, Difference | None] = {}
     for name, method in METHODS.items():
         try:
-            traces[name] = replay(method, arguments.steps, place, arguments.threads)
+            traces[name] = replay(method, arguments.steps, place, threads or [None])
         except (ImportError, RuntimeError) as error:
             if place is HOST:
                 raise
@@ -87,13 +93,14 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.write:
             differences[name] = compare(traces[name], shipped[name], arguments.steps)
             if not arguments.json:
-                _tell(method, place, arguments, traces[name], shipped[name], differences[name])
+                where = _where(place, threads)
+                _tell(method, where, arguments.steps, traces[name], shipped[name], differences[name])
     if arguments.write:
         stored.store(traces)
         print(f"wrote {stored.FILE}")
         return 0
     if arguments.json:
-        print(json.dumps(_as_json(place, arguments, traces, shipped, differences), indent=1))
+        print(json.dumps(_as_json(place, threads, arguments.steps, traces, shipped, differences), indent=1))
     elif any(differences.values()):
         print(output.fill(_REPORT, output.width_of(sys.stdout)))
     return int(any(differences.values()))
@@ -119,23 +126,30 @@ def _unfit(arguments: argparse.Namespace) -> str | None:
     return None
 
 
+def _threads(asked: int | None) -> list[int]:
+    """Return the numbers of threads that cases take by turns: as asked, else those of either twin of a kernel."""
+    return sorted({1, thread_count(None)}) if asked is None else [asked]
+
+
+def _where(place: Place, threads: Sequence[int]) -> str:
+    if not threads:
+        return place.title
+    return f"{place.title}, {' and '.join(map(str, threads))} thread{'s' if threads != [1] else ''}"
+
+
 def _tell(
     method: Method,
-    place: Place,
-    arguments: argparse.Namespace,
+    where: str,
+    steps: int,
     trace: Trace,
     shipped: Trace,
     difference: Difference | None,
 ) -> None:
-    where = place.title
-    if place is HOST:
-        threads = thread_count(arguments.threads)
-        where += f", {threads} thread{'s' if threads > 1 else ''}"
-    head = f"{method.name}: {len(cases_of(method))} cases, {arguments.steps:,} steps on {where}"
+    head = f"{method.name}: {len(cases_of(method))} cases, {steps:,} steps on {where}"
     lines = [f"{head}: {'every bit agrees' if difference is None else 'DIFFERS'}"]
     if difference is not None:
         lines.append(f"  {_first(difference)}")
-    width, key = output.width_of(sys.stdout), str(arguments.steps)
+    width, key = output.width_of(sys.stdout), str(steps)
     print("\n".join(output.fill(line, width, "    ") for line in lines))
     print(f"  here     {trace.sha256[key]}\n  shipped  {shipped.sha256[key]}", flush=True)
 
@@ -153,16 +167,17 @@ def _listed(names: Sequence[str]) -> str:
 
 def _as_json(
     place: Place,
-    arguments: argparse.Namespace,
+    threads: list[int],
+    steps: int,
     traces: dict[str, Trace],
     shipped: dict[str, Trace],
     differences: dict[str, Difference | None],
 ) -> dict[str, Any]:
-    key = str(arguments.steps)
+    key = str(steps)
     return {
         "place": place.title,
-        "threads": thread_count(arguments.threads) if place is HOST else None,
-        "steps": arguments.steps,
+        "threads": threads,
+        "steps": steps,
         "agrees": not any(differences.values()),
         "optimizers": {
             name: {
