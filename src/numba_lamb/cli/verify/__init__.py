@@ -9,7 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba_lamb.cli import output
 from numba_lamb.cli.verify import stored
@@ -27,6 +27,22 @@ _REPORT = (
     "The bits differ from those that the package promises. Please report it, with what numba-lamb verify --json "
     "and numba-lamb info --json print."
 )
+
+
+class Leg(NamedTuple):
+    """Steps from the first on, on a number of threads; None on a GPU."""
+
+    steps: int
+    threads: int | None
+
+
+class Result(NamedTuple):
+    """A leg's SHA-256, the one that the package brings, and where they part."""
+
+    leg: Leg
+    sha256: str
+    shipped: str
+    first: Difference | None
 
 
 def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -48,7 +64,7 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "--threads",
         type=int,
         metavar="N",
-        help="threads on the CPU (default: 1, and the number that a step takes, by turns)",
+        help=f"threads on the CPU (default: 1, then for {PIECE} steps the number that training takes)",
     )
     parser.add_argument(
         "--steps",
@@ -71,39 +87,54 @@ def run(arguments: argparse.Namespace) -> int:
     unfit = _unfit(arguments)
     if unfit:
         return _fail(unfit)
+    if arguments.write:
+        stored.store(
+            {name: replay(method, STEPS, HOST, arguments.threads) for name, method in METHODS.items()}
+        )
+        print(f"wrote {stored.FILE}")
+        return 0
     shipped = stored.load()
     unknown = [name for name in METHODS if name not in shipped]
-    if unknown and not arguments.write:
+    if unknown:
         return _fail(f"{stored.FILE} has no digests of {', '.join(unknown)}; --write in a checkout adds them")
     try:
         place = gpu() if arguments.device == "cuda" else HOST
     except NoGpu as error:
         way = "it needs a GPU, and CuPy or PyTorch with CUDA"
         return _fail(f"--device must be cpu here, got cuda: {error}; {way}")
-    threads = _threads(arguments.threads) if place is HOST else []
-    traces: dict[str, Trace] = {}
-    differences: dict[str, Difference | None] = {}
+    results: dict[str, list[Result]] = {}
     for name, method in METHODS.items():
         try:
-            traces[name] = replay(method, arguments.steps, place, threads or [None])
+            results[name] = [
+                _result(leg, replay(method, leg.steps, place, leg.threads), shipped[name])
+                for leg in _legs(arguments)
+            ]
         except (ImportError, RuntimeError) as error:
             if place is HOST:
                 raise
             return _fail(f"--device must be cpu here, got cuda: {error}")
-        if not arguments.write:
-            differences[name] = compare(traces[name], shipped[name], arguments.steps)
-            if not arguments.json:
-                where = _where(place, threads)
-                _tell(method, where, arguments.steps, traces[name], shipped[name], differences[name])
-    if arguments.write:
-        stored.store(traces)
-        print(f"wrote {stored.FILE}")
-        return 0
+        if not arguments.json:
+            _tell(method, place, results[name])
+    differ = any(result.first for each in results.values() for result in each)
     if arguments.json:
-        print(json.dumps(_as_json(place, threads, arguments.steps, traces, shipped, differences), indent=1))
-    elif any(differences.values()):
+        print(json.dumps(_as_json(place, results, agrees=not differ), indent=1))
+    elif differ:
         print(output.fill(_REPORT, output.width_of(sys.stdout)))
-    return int(any(differences.values()))
+    return int(differ)
+
+
+def _legs(arguments: argparse.Namespace) -> list[Leg]:
+    """Return what to run: on the CPU either twin of every kernel, unless threads are asked for."""
+    if arguments.device != "cpu" or arguments.threads is not None:
+        return [Leg(arguments.steps, arguments.threads)]
+    threads = thread_count(None)
+    # Layers are small: threads would take most of the time to wait for each other.
+    return [Leg(arguments.steps, 1), *([Leg(PIECE, threads)] if threads > 1 else [])]
+
+
+def _result(leg: Leg, trace: Trace, shipped: Trace) -> Result:
+    key = str(leg.steps)
+    return Result(leg, trace.sha256[key], shipped.sha256[key], compare(trace, shipped, leg.steps))
 
 
 def _unfit(arguments: argparse.Namespace) -> str | None:
@@ -126,32 +157,14 @@ def _unfit(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _threads(asked: int | None) -> list[int]:
-    """Return the numbers of threads that cases take by turns: as asked, else those of either twin of a kernel."""
-    return sorted({1, thread_count(None)}) if asked is None else [asked]
-
-
-def _where(place: Place, threads: Sequence[int]) -> str:
-    if not threads:
-        return place.title
-    return f"{place.title}, {' and '.join(map(str, threads))} thread{'s' if threads != [1] else ''}"
-
-
-def _tell(
-    method: Method,
-    where: str,
-    steps: int,
-    trace: Trace,
-    shipped: Trace,
-    difference: Difference | None,
-) -> None:
-    head = f"{method.name}: {len(cases_of(method))} cases, {steps:,} steps on {where}"
-    lines = [f"{head}: {'every bit agrees' if difference is None else 'DIFFERS'}"]
-    if difference is not None:
-        lines.append(f"  {_first(difference)}")
-    width, key = output.width_of(sys.stdout), str(steps)
-    print("\n".join(output.fill(line, width, "    ") for line in lines))
-    print(f"  here     {trace.sha256[key]}\n  shipped  {shipped.sha256[key]}", flush=True)
+def _tell(method: Method, place: Place, results: Sequence[Result]) -> None:
+    width = output.width_of(sys.stdout)
+    print(f"{method.name}, {len(cases_of(method))} cases")
+    for (steps, threads), sha256, shipped, first in results:
+        on = "" if threads is None else f", {threads} thread{'s' if threads > 1 else ''}"
+        verdict = "every bit agrees" if first is None else f"DIFFERS, {_first(first)}"
+        print(output.fill(f"  {steps:,} steps on {place.title}{on}: {verdict}", width, "    "))
+        print(f"    here     {sha256}\n    shipped  {shipped}", flush=True)
 
 
 def _first(difference: Difference) -> str:
@@ -165,27 +178,21 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _as_json(
-    place: Place,
-    threads: list[int],
-    steps: int,
-    traces: dict[str, Trace],
-    shipped: dict[str, Trace],
-    differences: dict[str, Difference | None],
-) -> dict[str, Any]:
-    key = str(steps)
+def _as_json(place: Place, results: dict[str, list[Result]], agrees: bool) -> dict[str, Any]:
     return {
         "place": place.title,
-        "threads": threads,
-        "steps": steps,
-        "agrees": not any(differences.values()),
+        "agrees": agrees,
         "optimizers": {
-            name: {
-                "sha256": trace.sha256[key],
-                "shipped": shipped[name].sha256[key],
-                "first": difference and difference._asdict(),
-            }
-            for (name, trace), difference in zip(traces.items(), differences.values(), strict=True)
+            name: [
+                {
+                    **leg._asdict(),
+                    "sha256": sha256,
+                    "shipped": shipped,
+                    "first": first and first._asdict(),
+                }
+                for leg, sha256, shipped, first in each
+            ]
+            for name, each in results.items()
         },
     }
 

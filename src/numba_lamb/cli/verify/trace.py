@@ -2,9 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -87,11 +86,9 @@ class _Run:
         return {name: found.digest() for name, found in hashes.items()}
 
 
-def replay(method: Method, steps: int, place: Place, threads: Sequence[int | None] = (None,)) -> Trace:
-    """Take steps with all cases of an optimizer, on these numbers of threads by turns; return what is kept."""
-    runs = [
-        _Run(method, case, place, num) for case, num in zip(cases_of(method), cycle(threads), strict=False)
-    ]
+def replay(method: Method, steps: int, place: Place, num_threads: int | None = None) -> Trace:
+    """Take steps with all cases of an optimizer side by side, and return what is kept of them."""
+    runs = [_Run(method, case, place, num_threads) for case in cases_of(method)]
     trace, whole = Trace(), hashlib.sha256()
     for step in range(1, steps + 1):
         values = gradients(step)
