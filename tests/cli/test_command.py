@@ -33,7 +33,16 @@ def test_without_words_there_is_help(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize("columns", [80, 200])
 @pytest.mark.parametrize(
-    "words", [[], ["plot", "-h"], ["bench", "-h"], ["train", "-h"], ["variants", "-h"], ["info", "-h"]]
+    "words",
+    [
+        [],
+        ["plot", "-h"],
+        ["bench", "-h"],
+        ["train", "-h"],
+        ["variants", "-h"],
+        ["info", "-h"],
+        ["verify", "-h"],
+    ],
 )
 def test_help_breaks_no_word(
     words: list[str], columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

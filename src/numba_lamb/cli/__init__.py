@@ -8,7 +8,7 @@ from typing import Any, NoReturn, cast
 
 from numba_lamb import __version__
 from numba_lamb._text import shorten
-from numba_lamb.cli import bench, info, output, plot, train, variants
+from numba_lamb.cli import bench, info, output, plot, train, variants, verify
 
 __all__ = ["main"]
 
@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 for success, 1 where standard output cannot be written, 2 for what the caller must mend, 130 after
-        Ctrl-C.
+        0 for success, 1 where standard output cannot be written or ``verify`` finds other bits, 2 for what the
+        caller must mend, 130 after Ctrl-C.
 
     Raises
     ------
@@ -79,6 +79,7 @@ def _run(argv: Sequence[str] | None) -> int:
     plot.add_parser(commands)
     variants.add_parser(commands)
     info.add_parser(commands)
+    verify.add_parser(commands)
     parser.set_defaults(run=None)
     arguments = parser.parse_args(argv)
     if arguments.run is None:
