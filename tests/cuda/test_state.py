@@ -110,6 +110,7 @@ def test_a_group_that_is_refused_changes_nothing(gpu: Gpu) -> None:
         memory = dict(gpu.driver.owners)
         with pytest.raises((TypeError, ValueError, RuntimeError)):
             pair.gpu_optimizer.add_param_group(group)
+        assert pair.gpu_optimizer.global_step == 1
         assert gpu.driver.owners.keys() == memory.keys()
         assert gpu.driver.contexts == [0]
     pair.step({"a": WEIGHTS["a"]})

@@ -195,6 +195,8 @@ class CudaBackend(Backend):
     def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
         """Queue the step that was prepared, and what is `between` behind it."""
         held, target, usual, capturing, kernels = self._next
+        # It would keep the gradients until the next step.
+        del self._next
         with self._device.current():
             self._order.before(held.producers, target, capturing)
             self._rates.send(target, capturing)
