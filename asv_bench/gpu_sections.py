@@ -181,7 +181,7 @@ def kernels(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
         optimizer = make(lab.arrays(shapes, 0))
         optimizer.step(gradients)
         lab.finish()
-        queued = optimizer._backend._kernels(optimizer)
+        queued = optimizer._backend._kernels()
         runs = [part.on(lab.stream(), kernel) for part, kernel in queued]
         with device.open_device(0).current():
             lab.seconds_of_each(runs)

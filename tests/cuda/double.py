@@ -11,7 +11,7 @@ import pytest
 
 import numba_lamb as nl
 from numba_lamb.kernels.cuda import build
-from numba_lamb.memory import device
+from numba_lamb.memory import cuda_memory, device
 from tests.cuda.kernel_texts import kernel_ptx
 from tests.cuda.ptx.driver import FakeDriver
 from tests.helpers import frozen
@@ -64,9 +64,11 @@ class Gpu:
         self.driver = FakeDriver(devices)
         monkeypatch.setattr(device, "driver", lambda: self.driver)
         monkeypatch.setattr(device, "_devices", {})
+        monkeypatch.setattr(device, "_process", None)
         monkeypatch.setattr(build, "machine_code", machine_code)
         self._finalizers: list[Any] = []
-        monkeypatch.setattr(device, "weakref", SimpleNamespace(finalize=self._finalize))
+        for module in (device, cuda_memory):
+            monkeypatch.setattr(module, "weakref", SimpleNamespace(finalize=self._finalize))
 
     def _finalize(self, *arguments: Any) -> None:
         self._finalizers.append(weakref.finalize(*arguments))

@@ -215,7 +215,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], bool, type[Exception], str]] = {
         {"nonfinite": "ignore"},
         True,
         ValueError,
-        "nonfinite must be one of 'raise', 'skip', 'propagate'",
+        "nonfinite must be one of 'propagate', 'skip', 'raise', or None, got 'ignore'",
     ),
 }
 

@@ -39,6 +39,12 @@ class Script:
         self.report = importlib.import_module("gpu_report")
 
 
+def test_the_table_of_memory_is_that_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "asv_bench"))
+    row = importlib.import_module("cuda_memory").row("200-tiny", "momentum")
+    assert row in (ROOT / "docs/benchmarks/cuda.md").read_text().splitlines()
+
+
 @pytest.fixture(name="script")
 def script_fixture(monkeypatch: pytest.MonkeyPatch) -> Script:
     return Script(monkeypatch)

@@ -148,6 +148,8 @@ def test_what_cannot_be_captured_is_said_and_queues_nothing(gpu: Gpu, case: str)
     rate: Any = (lambda step: 0.1) if case in ("schedule", "new schedule") else 0.1
     pair = Pair(gpu, weights, lambda params: nl.Momentum([{"params": params}], rate, 0.9))
     optimizer = pair.gpu_optimizer = nl.Momentum([{"params": pair.on_gpu}], rate, 0.9, **options)
+    if case == "raise":
+        pair.cpu.nonfinite = "raise"
     if case == "clip":
         optimizer.max_grad_norm = pair.cpu.max_grad_norm = 1.0
     if case == "centralization":
@@ -266,9 +268,12 @@ def test_memory_that_goes_during_a_capture_does_not_spoil_it(gpu: Gpu) -> None:
     other[0].step(gpu.arrays(WEIGHTS))
     gpu.driver.progress()
     static = Static(pair, 10)
+    owned = len(gpu.driver.owners)
     captured = Captured(pair, static.on_gpu, lambda stream: other.clear())
+    assert len(gpu.driver.owners) == owned
     play(pair, captured, static)
     pair.check()
+    assert len(gpu.driver.owners) < owned
 
 
 @pytest.mark.parametrize("change", ["group", "Lars"])

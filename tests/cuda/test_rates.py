@@ -178,6 +178,33 @@ def test_a_captured_step_reads_it_at_each_replay(gpu: Gpu) -> None:
     pair.check()
 
 
+def test_all_refusals_of_a_step_are_told(gpu: Gpu) -> None:
+    """Layers of one warp refuse the same step, each for a reason of its own."""
+    decay = gpu.array(np.float32(0.25))
+    groups = [{"params": gpu.arrays({"a": WEIGHTS["a"]})}, {"params": gpu.arrays({"b": WEIGHTS["a"]})}]
+    groups[0]["weight_decay"], groups[1]["lr"] = decay, rate_of
+    optimizer = nl.Momentum(groups, 0.5, 0.9, capture_steps=1)
+    gradients = gpu.arrays({"a": WEIGHTS["a"], "b": WEIGHTS["a"]})
+    stream = gpu.driver.stream()
+    gpu.driver.begin_capture(stream)
+    optimizer.step(gradients, stream)
+    graph = gpu.driver.end_capture(stream)
+    gpu.driver.replay(graph, stream)
+    optimizer.check()
+    change(gpu, decay, -1.0)
+    gpu.driver.replay(graph, stream)
+    message = r"^1 steps changed nothing: .*past capture_steps.* and a rate in device memory was negative"
+    with pytest.raises(RuntimeError, match=message):
+        optimizer.check()
+    optimizer.nonfinite = "raise"
+    with pytest.raises(ValueError, match=r"past capture_steps.* and a rate in device memory was negative"):
+        optimizer.step(gradients)
+
+
+def rate_of(step: int) -> float:
+    return 0.5 / (step + 1)
+
+
 REFUSED: dict[str, tuple[Callable[[Gpu], Any], type[Exception], str]] = {
     "half": (lambda gpu: gpu.array(np.float16(0.1)), TypeError, "must be float32 or float64, not float16"),
     "int": (lambda gpu: gpu.array(np.int32(1)), TypeError, "must be float32 or float64, not int32"),

@@ -1,11 +1,13 @@
-"""One CUDA device: memory, streams, copies and launches. The only file that calls the driver.
+"""One CUDA device: streams, copies and launches. Only this file and `cuda_memory` call the driver.
 
 It uses the driver API of ``cuda.bindings`` and each device's primary context, which is also what PyTorch, CuPy and
 Numba use, so that addresses and streams mean the same to all of them.
 """
 
+import os
 import sys
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,6 +28,8 @@ WARPS = THREADS // 32
 
 _LEGACY_BY_NAME = 1
 _devices: dict[int, "Device"] = {}
+_process: int | None = None
+"""The process that started the driver."""
 
 
 def driver() -> Any:
@@ -42,11 +46,32 @@ def driver() -> Any:
 
 def call(name: str, *arguments: Any) -> Any:
     """Call a driver function and return what it gives besides its status, or raise what the driver says."""
-    functions = driver()
-    status, *given = getattr(functions, name)(*arguments)
-    if status != functions.CUresult.CUDA_SUCCESS:
-        raise RuntimeError(f"{name} failed: {getattr(status, 'name', status)}")
+    status, *given = getattr(driver(), name)(*arguments)
+    check(name, status)
     return given[0] if len(given) == 1 else tuple(given)
+
+
+def check(name: str, status: Any) -> None:
+    """Raise what the driver says unless its function `name` succeeded."""
+    if status != driver().CUresult.CUDA_SUCCESS:
+        raise RuntimeError(f"{name} failed: {getattr(status, 'name', status)}")
+
+
+def start() -> None:
+    """Start the driver, once in a process; raise in a process that was forked from one that did."""
+    global _process
+    if _process is None:
+        results = driver().CUresult
+        (status,) = driver().cuInit(0)
+        # Said where another library had started the driver before the fork.
+        if status != results.CUDA_ERROR_NOT_INITIALIZED:
+            check("cuInit", status)
+            _process = os.getpid()
+    if _process != os.getpid():
+        raise RuntimeError(
+            f"arrays on a GPU must be used in the process that started CUDA, got process {os.getpid()}, which was "
+            "forked from it; start processes with multiprocessing.get_context('spawn')"
+        )
 
 
 def open_device(index: int) -> "Device":
@@ -58,8 +83,8 @@ def open_device(index: int) -> "Device":
 
 def device_of(address: int) -> int | None:
     """Return the index of the device that memory belongs to, None for memory that is no device's."""
+    start()
     functions = driver()
-    call("cuInit", 0)
     attribute = functions.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
     status, index = functions.cuPointerGetAttribute(attribute, address)
     return int(index) if status == functions.CUresult.CUDA_SUCCESS else None
@@ -67,7 +92,10 @@ def device_of(address: int) -> int | None:
 
 @contextmanager
 def allocating() -> Iterator[None]:
-    """Allow this thread to allocate and free memory while a stream is captured, which touches no stream."""
+    """Allow this thread what touches no stream, as allocating memory, while a stream is captured.
+
+    PyTorch captures in global mode, in which all threads are forbidden it.
+    """
     mode = driver().CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
     before = call("cuThreadExchangeStreamCaptureMode", mode)
     try:
@@ -76,22 +104,12 @@ def allocating() -> Iterator[None]:
         call("cuThreadExchangeStreamCaptureMode", before)
 
 
-class Buffer:
-    """Device memory, given back when this goes."""
-
-    def __init__(self, device: "Device", nbytes: int) -> None:
-        self.device = device
-        self.nbytes = nbytes
-        self.address = int(call("cuMemAlloc", max(nbytes, 1)))
-        weakref.finalize(self, _release, device, "cuMemFree", self.address)
-
-
 class Event:
     """A point in a stream's work."""
 
     def __init__(self, device: "Device") -> None:
         self._handle = call("cuEventCreate", driver().CUevent_flags.CU_EVENT_DISABLE_TIMING)
-        weakref.finalize(self, _release, device, "cuEventDestroy", self._handle)
+        weakref.finalize(self, _destroy, device, self._handle)
 
     def record(self, stream: int) -> None:
         """Mark what is queued on `stream` so far."""
@@ -122,8 +140,8 @@ class Device:
     """
 
     def __init__(self, index: int) -> None:
+        start()
         functions = driver()
-        call("cuInit", 0)
         self.index = index
         handle = call("cuDeviceGet", index)
         self._context = call("cuDevicePrimaryCtxRetain", handle)
@@ -133,10 +151,12 @@ class Device:
             int(call("cuDeviceGetAttribute", numbers.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle)),
         )
         self._functions: dict[tuple[str, str], Any] = {}
+        self._parked: deque[tuple[str, int]] = deque()
 
     @contextmanager
     def current(self) -> Iterator[None]:
         """Make this the calling thread's device for a while."""
+        start()
         if int(call("cuCtxGetCurrent")) == int(self._context):
             yield
             return
@@ -156,13 +176,6 @@ class Device:
             module = call("cuModuleLoadData", image())
             self._functions[name, dtype.name] = call("cuModuleGetFunction", module, name.encode())
         return self._functions[name, dtype.name]
-
-    def zeros(self, nbytes: int) -> Buffer:
-        """Return device memory filled with zero bytes."""
-        buffer = Buffer(self, nbytes)
-        if nbytes:
-            call("cuMemsetD8", buffer.address, 0, nbytes)
-        return buffer
 
     def write(self, address: int, values: NDArray[Any]) -> None:
         """Copy a contiguous host array to `address` and wait for it."""
@@ -185,9 +198,37 @@ class Device:
         """Queue a copy from `address` into a page-locked array."""
         call("cuMemcpyDtoHAsync", values.ctypes.data, address, values.nbytes, stream)
 
+    def park(self, name: str, address: int) -> None:
+        """Have the driver's function `name` free memory later, at the next wait for the device.
+
+        Finalizers free memory so: they run at any time, and the driver waits for the device before memory is
+        free, which spoils whatever capture is under way.
+        """
+        self._parked.append((name, address))
+
+    def free_parked(self, *streams: int) -> None:
+        """Free what is parked, for which the device is waited for, unless one of `streams` is being captured."""
+        if self._parked and not any(map(self.is_capturing, streams)):
+            self.finish()
+
     def finish(self) -> None:
-        """Wait for all work queued on the device so far."""
-        call("cuCtxSynchronize")
+        """Wait for all work queued on the device so far; free what was parked before."""
+        # Each is one thread's to free; what is parked during the wait stays for the next.
+        parked = list(self._take_parked())
+        try:
+            call("cuCtxSynchronize")
+            while parked:
+                call(*parked.pop())
+        finally:
+            self._parked.extend(parked)
+
+    def _take_parked(self) -> Iterator[tuple[str, int]]:
+        while self._parked:
+            try:
+                yield self._parked.popleft()
+            except IndexError:
+                # Another thread took the last.
+                return
 
     def synchronize(self, stream: int) -> None:
         """Wait for what is queued on `stream`."""
@@ -239,28 +280,6 @@ def launch(calls: Sequence[Callable[[], Any]]) -> None:
             raise RuntimeError(f"cuLaunchKernel failed: {getattr(status, 'name', status)}")
 
 
-class _Memory:
-    """Memory that NumPy can look at and that somebody else owns."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        self.__array_interface__ = {
-            "data": (address, False),
-            "shape": shape,
-            "typestr": dtype.str,
-            "version": 3,
-        }
-
-
-def page_locked(device: Device, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return a host array that copies to and from the device need not wait for; given back when it goes."""
-    nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    with allocating():
-        address = int(call("cuMemHostAlloc", max(nbytes, 1), 0))
-    memory = _Memory(address, shape, dtype)
-    weakref.finalize(memory, _release, device, "cuMemFreeHost", address)
-    return np.asarray(memory)
-
-
 def stream_address(stream: object) -> int:
     """Return the address of a stream given as an int or as an object of PyTorch, CuPy, Numba or cuda.core."""
     if isinstance(stream, int) and not isinstance(stream, bool):
@@ -296,15 +315,12 @@ def current_stream(library: str | None, index: int) -> int:
     return LEGACY_STREAM
 
 
-def _release(device: Device, name: str, handle: Any) -> None:
-    # At the end of a process the driver may be gone before us, and takes all its memory with it.
+def _destroy(device: Device, event: Any) -> None:
+    # Waits for nothing. At the end of a process the driver may be gone before us, and its events with it.
     if sys.is_finalizing():
         return
     try:
         with device.current(), allocating():
-            if name == "cuMemFreeHost":
-                # Copies from or to it may be under way still; freeing device memory waits by itself.
-                driver().cuCtxSynchronize()
-            call(name, handle)
+            call("cuEventDestroy", event)
     except RuntimeError:
         pass

@@ -5,15 +5,17 @@ allows. So a host buffer that is written over too soon, a result that is read wi
 does not wait for another show up as wrong values rather than by luck. A stream made by `stream` is a non-blocking
 one: not even the default stream waits for it.
 
-While a stream is captured, what the real driver forbids then fails and spoils the capture.
+While a stream is captured, what the real driver forbids then fails and spoils the capture. Captures are as PyTorch
+makes them (``torch.cuda.graph``: global mode): what may wait or allocate is forbidden to every thread, unless the
+thread is in relaxed mode. No mode allows what does wait, for a capture has nothing that could be waited for.
 """
 
 import ctypes
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tests.cuda.ptx.driver_state import LEGACY, DriverState
 from tests.cuda.ptx.driver_types import (
     Capture,
     CUdevice_attribute,
@@ -22,23 +24,21 @@ from tests.cuda.ptx.driver_types import (
     CUresult,
     CUstreamCaptureMode,
     CUstreamCaptureStatus,
-    Queue,
-    Work,
 )
-from tests.cuda.ptx.interpreter import Memory, parse
+from tests.cuda.ptx.interpreter import parse
 from tests.cuda.ptx.relaunch import relaunch
 
 CAPABILITY = (9, 0)
 POISON = 0xFF
-LEGACY = 0
 WARP = 32
+TOTAL = 1 << 36
 
 OK = (CUresult.CUDA_SUCCESS,)
 UNSUPPORTED = CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
 
 
-class FakeDriver:
-    """One process's driver with `devices` GPUs that share one address space."""
+class FakeDriver(DriverState):
+    """The driver's functions."""
 
     CUresult = CUresult
     CUdevice_attribute = CUdevice_attribute
@@ -47,86 +47,7 @@ class FakeDriver:
     CUstreamCaptureMode = CUstreamCaptureMode
     CUstreamCaptureStatus = CUstreamCaptureStatus
 
-    def __init__(self, devices: int = 1) -> None:
-        self.devices = devices
-        self.memory = Memory()
-        self.owners: dict[int, tuple[int, int, np.ndarray]] = {}
-        self.host: dict[int, np.ndarray] = {}
-        self.queues: dict[int, Queue] = {LEGACY: Queue()}
-        self.captures: dict[int, Capture] = {}
-        self.mode = CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
-        self.events: dict[int, tuple[Queue | Capture, int]] = {}
-        self.contexts: list[int] = [0]
-        self.launches: list[str] = []
-        self.waits = 0
-        """Calls that the host had to wait in."""
-        self.one_warp_at_a_time = False
-        """Whether the warps of a kernel run one after another, rather than all in step."""
-        self.perform: Callable[[str, list[int]], None] | None = None
-        """What is done in place of a kernel, from its name and arguments."""
-        self.bytes_left: int | None = None
-        """What may still be allocated."""
-        self._next = 1000
-
-    # -- what tests use ------------------------------------------------------------------------------------
-
-    def stream(self) -> int:
-        """Return a new stream that no other waits for by itself."""
-        handle = self._handle()
-        self.queues[handle] = Queue()
-        return handle
-
-    def destroy(self, stream: int) -> None:
-        """End a stream, whose handle must not be used any more."""
-        self.queues.pop(stream).run()
-
-    def queue(self, stream: int, work: Work) -> None:
-        """Queue work on a stream, or record it where the stream is being captured."""
-        if stream in self.captures:
-            self.captures[stream].work.append(work)
-            return
-        if stream == LEGACY:
-            self._spoil("work on the default stream")
-        self.queues[stream].work.append(work)
-
-    def progress(self) -> None:
-        """Let the GPUs do all that is queued, which no call of the host waits for."""
-        while any(queue.done < len(queue.work) for queue in self.queues.values()):
-            for queue in self.queues.values():
-                queue.run()
-
-    def begin_capture(self, stream: int) -> None:
-        assert stream != LEGACY, "the default stream cannot be captured"
-        self.captures[stream] = Capture()
-
-    def end_capture(self, stream: int) -> list[Work]:
-        """Return the graph that was captured."""
-        capture = self.captures[stream]
-        self.captures = {handle: other for handle, other in self.captures.items() if other is not capture}
-        assert not capture.spoiled_by, f"spoiled by {capture.spoiled_by}"
-        return capture.work
-
-    def replay(self, graph: list[Work], stream: int) -> None:
-        for work in graph:
-            self.queue(stream, work)
-
-    def allocate(self, array: np.ndarray, device: int = 0, misaligned_by: int = 0) -> int:
-        """Put a host array's memory on a device and return its address there."""
-        address = self.memory.add(array, misaligned_by=misaligned_by)
-        self.owners[address] = (device, array.nbytes, array)
-        return address
-
     # -- capture -------------------------------------------------------------------------------------------
-
-    def _spoil(self, what: str) -> bool:
-        """Return whether something is captured, which `what` spoils."""
-        for capture in self.captures.values():
-            capture.spoiled_by.append(what)
-        return bool(self.captures)
-
-    def _is_unsafe(self, what: str) -> bool:
-        """Return whether `what` is forbidden now, unless the thread said that it knows better."""
-        return self.mode != CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED and self._spoil(what)
 
     def cuThreadExchangeStreamCaptureMode(self, mode: CUstreamCaptureMode) -> Any:
         before, self.mode = self.mode, mode
@@ -142,7 +63,8 @@ class FakeDriver:
     # -- contexts and devices ------------------------------------------------------------------------------
 
     def cuInit(self, flags: int) -> Any:
-        return OK
+        self.starts += 1
+        return (self._if_own_process(),)
 
     def cuDeviceGet(self, index: int) -> Any:
         known = index < self.devices
@@ -156,7 +78,7 @@ class FakeDriver:
         return CUresult.CUDA_SUCCESS, CAPABILITY[0 if major else 1]
 
     def cuCtxGetCurrent(self) -> Any:
-        return CUresult.CUDA_SUCCESS, self.contexts[-1]
+        return self._if_own_process(), self.contexts[-1]
 
     def cuCtxPushCurrent(self, context: int) -> Any:
         self.contexts.append(context)
@@ -167,15 +89,10 @@ class FakeDriver:
 
     def cuCtxSynchronize(self) -> Any:
         self._need_context()
-        if self.captures:
-            self._is_unsafe("waiting for the device")
+        if self._spoil("waiting for the device"):
             return (UNSUPPORTED,)
-        self.waits += any(queue.done < len(queue.work) for queue in self.queues.values())
-        self.progress()
+        self._wait_for_all()
         return OK
-
-    def _need_context(self) -> None:
-        assert self.contexts[-1], "no device is current"
 
     # -- memory --------------------------------------------------------------------------------------------
 
@@ -192,28 +109,38 @@ class FakeDriver:
 
     def cuMemFree(self, address: int) -> Any:
         self._need_context()
-        if self._is_unsafe("freeing memory"):
+        if self._spoil("freeing memory"):
             return (UNSUPPORTED,)
-        if not self.captures:
-            self.progress()
-        self.owners.pop(address)
+        self._wait_for_all()
+        _, size, _ = self.owners.pop(address)
+        if self.bytes_left is not None:
+            self.bytes_left += size
         memory = self.memory
         memory.buffers = [buffer for buffer in memory.buffers if buffer.address != address]
         memory.starts = [buffer.address for buffer in memory.buffers]
         memory.views.clear()
         return OK
 
+    def cuMemGetInfo(self) -> Any:
+        self._need_context()
+        used = sum(size for device, size, _ in self.owners.values() if device == self.contexts[-1] - 1)
+        left = TOTAL - used if self.bytes_left is None else self.bytes_left
+        return CUresult.CUDA_SUCCESS, left, TOTAL
+
     def cuMemHostAlloc(self, size: int, flags: int) -> Any:
         self._need_context()
         if self._is_unsafe("page-locking memory"):
             return UNSUPPORTED, None
+        if self.host_bytes_left is not None and size > self.host_bytes_left:
+            return CUresult.CUDA_ERROR_OUT_OF_MEMORY, None
         array = np.full(size, POISON, dtype=np.uint8)
         self.host[array.ctypes.data] = array
         return CUresult.CUDA_SUCCESS, array.ctypes.data
 
     def cuMemFreeHost(self, address: int) -> Any:
         self._need_context()
-        if self._is_unsafe("freeing page-locked memory"):
+        # Work that is queued may still use it: unlike freeing device memory, this is not said to wait.
+        if self._spoil("freeing page-locked memory"):
             return (UNSUPPORTED,)
         self.host.pop(address)[:] = POISON
         return OK
@@ -242,6 +169,8 @@ class FakeDriver:
 
     def cuMemcpyHtoD(self, target: int, source: int, size: int) -> Any:
         self._need_context()
+        if self._spoil("a copy that waits"):
+            return (UNSUPPORTED,)
         self._wait_for(self.queues[LEGACY])
         values = ctypes.string_at(source, size)
         # It comes back when the host's memory was read, which can be before the device's was written.
@@ -319,11 +248,6 @@ class FakeDriver:
 
     # -- streams and events --------------------------------------------------------------------------------
 
-    def _wait_for(self, queue: Queue, end: int | None = None) -> None:
-        end = len(queue.work) if end is None else end
-        self.waits += queue.done < end
-        queue.run(end)
-
     def cuStreamSynchronize(self, stream: int) -> Any:
         self._need_context()
         if self._spoil("waiting for a stream"):
@@ -369,7 +293,7 @@ class FakeDriver:
     def cuEventSynchronize(self, event: int) -> Any:
         self._need_context()
         source, end = self.events[event]
-        if self._is_unsafe("waiting for a mark") or isinstance(source, Capture):
+        if self._spoil("waiting for a mark") or isinstance(source, Capture):
             return (UNSUPPORTED,)
         self._wait_for(source, end)
         return OK
@@ -380,10 +304,6 @@ class FakeDriver:
         if self._is_unsafe("asking for a mark") or isinstance(source, Capture):
             return (UNSUPPORTED,)
         return OK if source.done >= end else (CUresult.CUDA_ERROR_NOT_READY,)
-
-    def _handle(self) -> int:
-        self._next += 1
-        return self._next
 
 
 _parsed: dict[tuple[int, str], Any] = {}

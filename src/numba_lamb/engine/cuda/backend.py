@@ -26,6 +26,7 @@ from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory import device
+from numba_lamb.memory.cuda_memory import zeros
 from numba_lamb.memory.device_reader import DeviceReader
 from numba_lamb.memory.gradients import Held, Reader
 
@@ -85,9 +86,10 @@ class CudaBackend(Backend):
         # What captured graphs may still read and write.
         self._kept: list[Any] = []
         with self._device.current():
+            self._device.free_parked(device.current_stream(library, index))
             self._order = Order(self._device)
-            self._control = self._device.zeros(fields.CONTROLS * 8)
-            self._clip = self._device.zeros(fields.CLIP_FIELDS * 8)
+            self._control = zeros(self._device, fields.CONTROLS * 8)
+            self._clip = zeros(self._device, fields.CLIP_FIELDS * 8)
             self._clips = Snapshots(self._device, self._clip.address, np.zeros(fields.CLIP_FIELDS))
             self._progress = Progress(self._device, self._control.address)
             self._rates = CudaRates(self._device, self._progress, capture_steps)
@@ -180,6 +182,7 @@ class CudaBackend(Backend):
             capturing = self._device.is_capturing(target)
             if capturing and self._plan.nonfinite == "raise":
                 raise RuntimeError('a step with nonfinite="raise" waits for the GPU and cannot be captured')
+            self._device.free_parked(target, usual)
             self._rates.evaluate(capturing)
             if self._is_looking:
                 # A step was interrupted before its last kernel, which lowers the flags.
@@ -192,6 +195,8 @@ class CudaBackend(Backend):
     def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
         """Queue the step that was prepared, and what is `between` behind it."""
         held, target, usual, capturing, kernels = self._next
+        # It would keep the gradients until the next step.
+        del self._next
         with self._device.current():
             self._order.before(held.producers, target, capturing)
             self._rates.send(target, capturing)
@@ -350,7 +355,7 @@ class CudaBackend(Backend):
 
 
 def _reasons(bits: int) -> list[str]:
-    return [reason for bit, reason in _REASONS.items() if bits & bit]
+    return [reason for byte, reason in _REASONS.items() if bits >> 8 * byte & 1]
 
 
 def _largest_in(buckets: Sequence[CudaBucket], group: int) -> float:

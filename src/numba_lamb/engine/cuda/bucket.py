@@ -14,7 +14,8 @@ from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import build, fields
 from numba_lamb.kernels.cuda.passes import KERNELS
 from numba_lamb.layout import FlatLayout
-from numba_lamb.memory.device import Buffer, Device, Launch
+from numba_lamb.memory.cuda_memory import Buffer, zeros
+from numba_lamb.memory.device import Device, Launch
 from numba_lamb.methods.table import UNITS
 
 
@@ -64,11 +65,11 @@ class CudaBucket(Bucket):
                 "nonfinite": ((chunks,), np.int32),
             }
         )
-        self._work_memory = device.zeros(len(self._work.memory))
+        self._work_memory = zeros(device, len(self._work.memory))
         # Norms and marks lie side by side at the start.
         written = self._work.memory[: self._work.offsets["steps"]]
         self._snapshots = Snapshots(device, self._work_memory.address, written)
-        self._state_memory = {name: device.zeros(self.table.extent * state.itemsize) for name in state_names}
+        self._state_memory = {name: zeros(device, self.table.extent * state.itemsize) for name in state_names}
         for column, memory in enumerate(self._state_memory.values(), start=columns.EXP_AVG):
             self.addresses[:, column] = memory.address + self.table.offsets * state.itemsize
         self._place_tables()

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from numba_lamb.engine.cuda.transfers import Mirror, Pieces, Snapshot, Snapshots
 from numba_lamb.engine.interface import Groups
 from numba_lamb.kernels.cuda import fields
-from numba_lamb.memory.device import Buffer, Device
+from numba_lamb.memory.cuda_memory import Buffer
+from numba_lamb.memory.device import Device
 from numba_lamb.rates import RATE_KEYS, Rate
 
 WINDOW = 1024

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.memory.device import LEGACY_STREAM, Buffer, Device, Event, page_locked
+from numba_lamb.memory.cuda_memory import Buffer, page_locked
+from numba_lamb.memory.device import LEGACY_STREAM, Device, Event
 
 FEWEST_PIECES = 8
 MOST_BYTES = 1 << 24

@@ -66,9 +66,10 @@ CONSTANTS_COUNT = 2
 APPLIED, SKIPPED, REFUSED, FOUND, REFUSAL, STOPPED, REASONS, CURRENT = range(8)
 CONTROLS = 8
 
-# Refusals, which are bits: a table of rates has no value for the step; a rate in device memory is negative or not
-# finite; the args is of an older generation.
-ENDED, BAD_RATE, STALE = 1, 2, 4
+# Refusals, each a byte of REFUSAL that is 1, so that threads which store different ones at once lose none: a table
+# of rates has no value for the step; a rate in device memory is negative or not finite; the args is of an older
+# generation.
+ENDED, BAD_RATE, STALE = range(3)
 
 # The sum of squares over buckets so far, and its norm; that of the last step that was applied, and
 # whether it was clipped at all.

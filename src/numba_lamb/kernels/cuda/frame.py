@@ -82,6 +82,12 @@ def close_step(args: Any) -> None:
 
 
 @cuda_function
+def refuse(args: Any, reason: Any) -> None:
+    """Note one reason why this step cannot be taken, beside those that other threads note."""
+    pointer_to(args[fields.CONTROL] + 8 * fields.REFUSAL + reason, np.int8(0))[0] = np.int8(1)
+
+
+@cuda_function
 def group_value(args: Any, layer: Any, quantity: Any) -> Any:
     """Return a layer's learning rate or weight decay at this step."""
     entry = (longs(args, fields.GROUP_OF)[layer] * fields.QUANTITIES + quantity) * fields.SOURCE_FIELDS
@@ -96,7 +102,7 @@ def group_value(args: Any, layer: Any, quantity: Any) -> Any:
     elif source == fields.TABLE:
         step = control[fields.APPLIED]
         if step >= args[fields.TABLE_STEPS] and args[fields.TABLE_REPEATS] == 0:
-            control[fields.REFUSAL] = fields.ENDED
+            refuse(args, fields.ENDED)
             value = 0.0
         else:
             position = (step % args[fields.TABLE_STEPS]) * args[fields.GROUP_COUNT] + longs(
@@ -106,7 +112,7 @@ def group_value(args: Any, layer: Any, quantity: Any) -> Any:
     if rules.ROUNDED_ZERO <= value < 0.0:
         value = 0.0
     if not 0.0 <= value <= doubles(args, fields.CONSTANTS)[fields.LARGEST]:
-        control[fields.REFUSAL] = fields.BAD_RATE
+        refuse(args, fields.BAD_RATE)
     return value
 
 
@@ -145,7 +151,7 @@ def open_part(args: Any) -> None:
     """Stop a step whose tables were replaced, or that a loss scaler says must be left out."""
     control = longs(args, fields.CONTROL)
     if args[fields.GENERATION] != control[fields.CURRENT]:
-        control[fields.REFUSAL] = fields.STALE
+        refuse(args, fields.STALE)
     found = args[fields.FOUND_INF]
     if found != 0 and pointer_to(found, np.float32(0))[0] != 0:
         control[fields.FOUND] = 1
