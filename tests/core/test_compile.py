@@ -219,5 +219,5 @@ def test_hot_loops_use_whole_vectors() -> None:
         "lamb_moments addpd addps divps sqrtps True",
         "descend_chunk addps divps sqrtps True",
         "momentum_update addps True",
-        "sum_chunk addpd True",
+        "sum_chunk addpd addps True",
     ]

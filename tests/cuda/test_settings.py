@@ -177,8 +177,7 @@ def test_settings_that_change_hold_from_the_next_step(gpu: Gpu) -> None:
                 choose_for_lamb(part, np.random.default_rng([step, part.dtype.itemsize]))
                 part.hyper[:, columns.RESCALE] = part.hyper64[:, columns.SIGN]
                 part.refresh_flags()
-        for part in pair.cpu._buckets:
-            part.forget_written()
+        pair.cpu._backend.columns_changed()
         pair.step(gradients_like(pair.on_cpu, random))
         if step % 2:
             pair.check()

@@ -26,7 +26,8 @@ DTYPES: dict[str, Any] = {
 CANONICAL_NAN = np.uint32(0x7FFFFFFF).view(np.float32)
 
 
-@vectorize
+# Both at once and float32 first: a loop for float64 alone would be taken for float32 too, and round twice.
+@vectorize(["float32(float32, float32, float32)", "float64(float64, float64, float64)"])
 def fma(a: Any, b: Any, c: Any) -> Any:
     return fma_intrinsic(a, b, c)
 
