@@ -3,6 +3,7 @@
 from numba_lamb import callbacks, checkpoint, schedules
 from numba_lamb.history import History
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.optimizers import telemetry as _telemetry  # noqa: F401  (what History finds is registered there)
 from numba_lamb.optimizers.lamb import Lamb
 from numba_lamb.optimizers.lans import Lans
 from numba_lamb.optimizers.lars import Lars

@@ -17,7 +17,6 @@ from numba_lamb._heatmap import draw_heatmap, heatmap_file
 from numba_lamb._replace import replacing
 from numba_lamb.engine.records import Record
 from numba_lamb.numerics import rules
-from numba_lamb.optimizers.base import Optimizer
 
 __all__ = ["History", "recorder"]
 
@@ -27,16 +26,11 @@ _OF_STEPS = ("grad_norm", "clip_factor", "skipped")
 
 @singledispatch
 def recorder(optimizer: Any) -> Callable[[], Record]:
-    """Return what copies the tables that an optimizer's last step left; `numba_lamb.torch` adds its own."""
+    """Return what copies the tables that an optimizer's last step left; each front end adds its own."""
     raise TypeError(
         "optimizer must be a Lamb, Lars or Momentum of numba_lamb or numba_lamb.torch, got "
         f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
     )
-
-
-@recorder.register
-def _(optimizer: Optimizer) -> Callable[[], Record]:
-    return optimizer._backend.record
 
 
 class History:

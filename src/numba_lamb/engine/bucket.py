@@ -51,6 +51,20 @@ class Bucket(ABC):
         self.hyper64[:, columns.MAX_WEIGHT_NORM] = self.hyper64[:, columns.MAX_RATIO] = math.inf
         self.refresh_flags()
 
+    @property
+    def weights(self) -> NDArray[np.int64]:
+        """Where each layer's parameter is."""
+        return self.addresses[:, columns.WEIGHTS]
+
+    @property
+    def gradients(self) -> NDArray[np.int64]:
+        """Where each layer's gradient is, 0 for none."""
+        return self.addresses[:, columns.GRADIENT]
+
+    def moments(self, number: int) -> NDArray[np.int64]:
+        """Return where each layer's moment is, the first or the second."""
+        return self.addresses[:, columns.EXP_AVG + number]
+
     @abstractmethod
     def saved(self) -> dict[str, NDArray[Any]]:
         """Return what a step leaves behind, by name: ``steps``, ``updated``, ``norms`` and flat state."""

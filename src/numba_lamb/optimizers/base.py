@@ -18,7 +18,6 @@ from numba_lamb.engine.choose import choose_backend
 from numba_lamb.engine.columns import write_options
 from numba_lamb.engine.interface import Plan
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
-from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
 from numba_lamb.memory.gradients import GradientTable, WeightTable
@@ -134,12 +133,9 @@ class Optimizer(OptionNames, Described, ABC):
         self.layout = layout
         """Where each layer lies: names, shapes, offsets and chunks."""
         reader = self._backend.new_reader(layout.layers, self._arrays)
-        found = [
-            [(bucket.addresses[:, k], bucket.indices) for bucket in buckets]
-            for k in (columns.WEIGHTS, columns.GRADIENT)
-        ]
-        weights = WeightTable(memory, found[0], reader)
-        self._gradients = GradientTable(layout.layers, found[1], reader, weights)
+        weights = WeightTable(memory, [(bucket.weights, bucket.indices) for bucket in buckets], reader)
+        places = [(bucket.gradients, bucket.indices) for bucket in buckets]
+        self._gradients = GradientTable(layout.layers, places, reader, weights)
         for index, group in enumerate(self.param_groups):
             group["params"] = [parameter.array for parameter in parameters if parameter.group == index]
         self._plan = Plan(

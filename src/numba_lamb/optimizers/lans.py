@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from numba_lamb.groups import collect
+from numba_lamb.methods.binding import leads_on
 from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lans import LANS
 from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter, Nonfinite, Optimizer
-from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.rates import RateLike
 
 

@@ -2,12 +2,12 @@
 
 from numba_lamb.foreign import is_torch_optimizer, kind_of
 from numba_lamb.layout import Layer
+from numba_lamb.methods.binding import leads_on
 from numba_lamb.methods.checks import layer_filter
 from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lars import LARS, MOMENTUM
 from numba_lamb.optimizers.attributes import GroupOption
 from numba_lamb.optimizers.base import LayerFilter
-from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.optimizers.momentum import Momentum
 
 

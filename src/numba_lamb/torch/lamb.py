@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 
 from numba_lamb.layout import Layer
+from numba_lamb.methods.binding import leads_on
 from numba_lamb.methods.docs import documented
 from numba_lamb.methods.lamb import LAMB
-from numba_lamb.optimizers.binding import leads_on
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.tensors import check_params
 

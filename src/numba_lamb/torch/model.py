@@ -17,7 +17,6 @@ from torch import Tensor
 from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.columns import write_options
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.array_reader import Int64
@@ -198,9 +197,9 @@ class Model:
         return [shared[start:end] for start, end in pairwise(ends)]
 
     def _point_at_state(self, names: Sequence[str]) -> None:
-        for column, name in enumerate(names, start=columns.EXP_AVG):
+        for number, name in enumerate(names):
             for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-                bucket.addresses[rows_of, column] = [
+                bucket.moments(number)[rows_of] = [
                     tensors_.address_of(self._state[self._own[k]][name]) for k in indices
                 ]
 
@@ -272,7 +271,7 @@ class Model:
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
-                bucket.addresses[rows_of, columns.GRADIENT] = found[numbers]
+                bucket.gradients[rows_of] = found[numbers]
             self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
