@@ -18,7 +18,8 @@ from tests.helpers import run_python
 pytestmark = pytest.mark.slow
 
 KERNELS = [
-    *passes.KERNELS.values(),
+    # But for what counts steps, which PyTorch keeps in float32.
+    *(kernel for name, kernel in passes.KERNELS.items() if name != "count_layers"),
     passes.check_gradients,
     passes.gradient_squares,
     passes.total_squares,

@@ -7,6 +7,7 @@ from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import choice, flag, flag_or_bounds, floating, pair, rate, real
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
+    ALWAYS_ADAPT,
     DECAY_FILTER,
     WEIGHT_NORM_BOUNDS,
     Method,
@@ -98,13 +99,7 @@ LAMB = Method(
             meaning=r"The weight decay :math:`\lambda`, a part of the direction :math:`u`.",
         ),
         Option("variant", "paper", choice(LAMB_VARIANTS), meaning="Whose formula."),
-        Option(
-            "always_adapt",
-            None,
-            maybe_flag,
-            in_variant=True,
-            meaning="Whether layers without weight decay have a trust ratio too.",
-        ),
+        ALWAYS_ADAPT,
         Option(
             "bias_correction",
             None,

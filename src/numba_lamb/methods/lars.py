@@ -9,6 +9,7 @@ from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import choice, flag, flag_or_bounds, floating, maybe, rate
 from numba_lamb.methods.options import (
     ADAPT_FILTER,
+    ALWAYS_ADAPT,
     DECAY_FILTER,
     WEIGHT_NORM_BOUNDS,
     Method,
@@ -17,7 +18,6 @@ from numba_lamb.methods.options import (
     Row,
     at_least_0,
     common,
-    maybe_flag,
 )
 from numba_lamb.methods.passes import ROW_MEANS, Pass
 from numba_lamb.numerics import rules
@@ -140,13 +140,7 @@ LARS = Method(
             meaning=r"The term :math:`\epsilon` added to the ratio's denominator.",
         ),
         Option("variant", "timm", choice(LARS_VARIANTS), meaning="Whose formula."),
-        Option(
-            "always_adapt",
-            None,
-            maybe_flag,
-            in_variant=True,
-            meaning="Whether layers without weight decay have a trust ratio too.",
-        ),
+        ALWAYS_ADAPT,
         Option(
             "trust_clip",
             False,

@@ -203,6 +203,13 @@ DECAY_FILTER = Option(
 ADAPT_FILTER = Option(
     "adapt_filter", None, layer_filter, meaning="Called with each `Layer`; False keeps its trust ratio at 1."
 )
+ALWAYS_ADAPT = Option(
+    "always_adapt",
+    None,
+    maybe_flag,
+    in_variant=True,
+    meaning="Whether layers without weight decay have a trust ratio too.",
+)
 WEIGHT_NORM_BOUNDS = Option(
     "weight_norm_bounds",
     None,
