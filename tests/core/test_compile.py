@@ -216,7 +216,7 @@ def test_hot_loops_use_whole_vectors() -> None:
     features = llvmlite.binding.get_host_cpu_features()
     if not (features.get("avx2") and features.get("fma")):
         pytest.skip("this CPU has no AVX2 and FMA")
-    assert run_python(ASSEMBLY, NUMBA_LAMB_CACHE="0").splitlines() == [
+    assert run_python(ASSEMBLY, NUMBA_LAMB_CACHE="0", NUMBA_LAMB_PREFETCH="4096").splitlines() == [
         "lamb_moments addpd addps divps sqrtps True",
         "descend_chunk addps divps sqrtps True",
         "momentum_update addps True",

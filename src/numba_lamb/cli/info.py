@@ -13,10 +13,10 @@ import numpy as np
 from llvmlite import binding
 
 from numba_lamb._compile import cache_state
+from numba_lamb._tuning import PREFETCH_BYTES
 from numba_lamb.cli import output
 from numba_lamb.cli.bench.machine import cpu_model, usable_cpus, versions
 from numba_lamb.kernels.cpu.launch import thread_count, thread_limit
-from numba_lamb.kernels.cpu.sums import AHEAD
 from numba_lamb.kernels.cpu.threads import cpu_quota, omp_num_threads
 from numba_lamb.kernels.cuda import tools
 
@@ -152,7 +152,7 @@ def _cpu() -> dict[str, Any]:
         "llvm_name": binding.get_host_cpu_name(),
         "simd_bits": simd_bits(features),
         "fma": bool(features.get("fma") or features.get("neon")),
-        "prefetch_bytes": AHEAD,
+        "prefetch_bytes": PREFETCH_BYTES,
     }
 
 

@@ -9,23 +9,21 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._compile import bind, cpu_function
+from numba_lamb._tuning import LINE, PREFETCH_BYTES
 from numba_lamb.kernels.cpu.intrinsics import fma, prefetch, stack_values
 from numba_lamb.layout import LANES
 from numba_lamb.numerics import rules as rule_text
-
-AHEAD = 4096
-"""Bytes to fetch ahead in each stream: one page, beyond which hardware prefetchers do not look."""
-LINE = 64
 
 rules = bind(rule_text, cpu_function, fma=fma)
 
 
 @cpu_function
 def fetch_ahead(values: Any, first: Any, itemsize: Any) -> None:
-    """Prefetch as many values as there are lanes, one page after ``values[first]``."""
-    ahead = first + AHEAD // itemsize
-    for i in range(ahead, ahead + LANES, LINE // itemsize):
-        prefetch(values, i)
+    """Prefetch as many values as there are lanes, `PREFETCH_BYTES` after ``values[first]``."""
+    if PREFETCH_BYTES > 0:
+        ahead = first + PREFETCH_BYTES // itemsize
+        for i in range(ahead, ahead + LANES, LINE // itemsize):
+            prefetch(values, i)
 
 
 # -- sums ----------------------------------------------------------------------------------------------------
