@@ -45,6 +45,7 @@ def next_number(weights: np.ndarray) -> None:
 # What is compared --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_optimizer_agrees_on_one_thread(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", "--steps", "50", "--threads", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

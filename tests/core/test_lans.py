@@ -264,6 +264,7 @@ def test_a_centralized_gradient_is_normalized(dtype: str) -> None:
 # -- what the engine gives -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_threads_change_no_bit() -> None:
     found = []
     for threads in (1, launch.thread_limit()):

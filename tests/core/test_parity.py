@@ -21,10 +21,22 @@ from tests.options import FRONTS, Group, good_values, gradients_of
 torch = installed("torch")
 needs_torch = pytest.mark.skipif(not torch, reason="the peers extra is not installed")
 methods = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+FEW = (("Lamb", "paper"), ("Lamb", "pytorch_optimizer"), ("Lars", "mindspore"), ("Lars", "timm"))
+"""What the short run of the tests compares."""
+
+
+def distinct(method: Method) -> list[str | None]:
+    """Return one name of each formula: packages that share one share its columns too."""
+    first: dict[str, str | None] = {}
+    for name, formula in method.variants.items():
+        first.setdefault(repr(asdict(formula)), name)
+    return [*first.values()] or [None]
+
+
 VARIANTS = [
-    (name, variant)
+    pytest.param(name, variant, marks=[] if variant is None or (name, variant) in FEW else [pytest.mark.slow])
     for name, method in METHODS.items()
-    for variant in (*method.variants, *([] if method.variants else [None]))
+    for variant in distinct(method)
 ]
 OTHERS = {
     "lr": 0.03,
