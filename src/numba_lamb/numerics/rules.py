@@ -107,6 +107,38 @@ def decay_factor(rate: Any, decay: Any) -> Any:
     return 1.0 - multiply(rate, decay)
 
 
+def step_length(rate: Any, ratio: Any) -> Any:
+    """``lr * r`` in float64."""
+    return rate * ratio
+
+
+def lars_advance(rate: Any, ratio: Any, inside: Any, outside: Any) -> Any:
+    """Return the factor of what enters the momentum: the ratio, with the rate where that is `inside` the buffer.
+
+    Where the ratio is `outside`, it is 1; float64.
+    """
+    if outside:
+        return 1.0
+    return step_length(rate, ratio) if inside else ratio
+
+
+def lars_descend(rate: Any, ratio: Any, inside: Any, outside: Any) -> Any:
+    """Return the factor of what is taken from the weights: the rest of ``lr * r`` that `lars_advance` leaves."""
+    if outside:
+        return step_length(rate, ratio)
+    return 1.0 if inside else rate
+
+
+def row_mean(total: Any, length: Any) -> Any:
+    """Return the mean of a row whose values add up to `total`; float64."""
+    return total / np.float64(length)
+
+
+def centered(d: Any, mean: Any) -> Any:
+    """Return a gradient less its row's mean."""
+    return d - mean
+
+
 def gradient_factor(sign: Any, factor: Any, loss_scale: Any) -> Any:
     """Return what raw gradients are multiplied by, given the factor of the clip; float64."""
     return sign * (factor / loss_scale)

@@ -71,7 +71,7 @@ def shrink_weights(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: A
         return
     w = pointer_to(addresses[layer, WEIGHTS] + start * hyper.itemsize, shrink)
     for i in range(min(sizes[layer] - start, CHUNK)):
-        w[i] = shrink * w[i]
+        w[i] = rules.multiply(shrink, w[i])
 
 
 # -- LAMB ----------------------------------------------------------------------------------------------------
@@ -222,7 +222,7 @@ def lamb_layer(
     norms[layer, WEIGHT_NORM] = weight_norm
     norms[layer, UPDATE_NORM] = update_norm
     norms[layer, RATIO] = ratio
-    scales[layer, DESCEND] = rates[layer] * ratio
+    scales[layer, DESCEND] = rules.step_length(rates[layer], ratio)
 
 
 @cpu_function
@@ -331,9 +331,8 @@ def lars_layer(
         norms[layer, UPDATE_NORM] = gradient_norm
     norms[layer, RATIO] = ratio
     inside, outside = row[RATE_INSIDE] != 0, row[RATIO_OUTSIDE] != 0
-    local = rates[layer] * ratio
-    scales[layer, ADVANCE] = 1.0 if outside else local if inside else ratio
-    scales[layer, DESCEND] = local if outside else 1.0 if inside else rates[layer]
+    scales[layer, ADVANCE] = rules.lars_advance(rates[layer], ratio, inside, outside)
+    scales[layer, DESCEND] = rules.lars_descend(rates[layer], ratio, inside, outside)
 
 
 @cpu_function

@@ -111,7 +111,7 @@ def row_mean(g: Any, w: Any, length: Any, rescale: Any, decay: Any) -> Any:
         for lane in range(min(length - first, LANES)):
             i = first + lane
             lanes[lane] += np.float64(rules.decayed_gradient(g[i], w[i], rescale, decay))
-    return add_lanes(lanes) / np.float64(length)
+    return rules.row_mean(add_lanes(lanes), length)
 
 
 @cpu_function
@@ -125,6 +125,6 @@ def centralize(
         end = min(count, (row + 1) * length - start)
         mean = means[row]
         for k in range(i, end):
-            out[k] = rules.decayed_gradient(g[k], w[k], rescale, decay) - mean
+            out[k] = rules.centered(rules.decayed_gradient(g[k], w[k], rescale, decay), mean)
         i = end
         row += 1

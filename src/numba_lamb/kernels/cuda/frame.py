@@ -301,4 +301,4 @@ def row_means(args: Any, hyper: Any) -> None:
                 p, q, r, s = add_quads((p, q, r, s), widened(d))
             total = add_lanes((p, q, r, s))
             if this_lane() == 0:
-                values(args, fields.MEANS, hyper)[row] = total / np.float64(length)
+                values(args, fields.MEANS, hyper)[row] = rules.row_mean(total, length)

@@ -191,7 +191,7 @@ def lamb_ratio(args: Any, hyper: Any) -> None:
         norms[layer * columns.NORMS + columns.WEIGHT_NORM] = weight_norm
         norms[layer * columns.NORMS + columns.UPDATE_NORM] = update_norm
         norms[layer * columns.NORMS + columns.RATIO] = ratio
-        scale = doubles(args, fields.RATES)[layer] * ratio
+        scale = rules.step_length(doubles(args, fields.RATES)[layer], ratio)
         values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND] = scale
         count_step(args, hyper, layer)
 
@@ -314,9 +314,9 @@ def lars_ratio(args: Any, hyper: Any) -> None:
         scales = values(args, fields.SCALES, hyper)
         inside = hyper64_of(args, layer, columns.RATE_INSIDE) != 0
         outside = hyper64_of(args, layer, columns.RATIO_OUTSIDE) != 0
-        local = rate * ratio
-        scales[layer * columns.SCALES + columns.ADVANCE] = 1.0 if outside else local if inside else ratio
-        scales[layer * columns.SCALES + columns.DESCEND] = local if outside else 1.0 if inside else rate
+        own = layer * columns.SCALES
+        scales[own + columns.ADVANCE] = rules.lars_advance(rate, ratio, inside, outside)
+        scales[own + columns.DESCEND] = rules.lars_descend(rate, ratio, inside, outside)
         count_step(args, hyper, layer)
 
 

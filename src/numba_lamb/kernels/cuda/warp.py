@@ -209,7 +209,7 @@ def unusable_values(g: Any, bound: Any) -> Any:
 def less_mean(d: Any, means: Any, row: Any, index: Any, last: Any, length: Any) -> Any:
     """Return a value less its row's mean, 0 for an `index` from `last` on; the layer's means begin at `row`."""
     # Past the end the last row's mean is read, and left out.
-    central = d - means[row + min(index, last - 1) // length]
+    central = rules.centered(d, means[row + min(index, last - 1) // length])
     return central if index < last else zero_like(means)
 
 
