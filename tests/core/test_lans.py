@@ -43,6 +43,7 @@ def check_against_reference(
     params = random_arrays(shapes, dtype, seed)
     opt = nl.Lans(params, 0.01, **options, weight_decay=number(decay))
     expected = [(p.astype("f8"), np.zeros(p.shape), np.zeros(p.shape)) for p in params]
+    worst = [1.0] * len(params)
     for t in range(1, steps + 1):
         gradients = random_arrays(shapes, dtype, seed + t, scale)
         opt.step(gradients)
@@ -58,17 +59,20 @@ def check_against_reference(
                 **options,
             )
             expected[k] = made[:3]
+            # Decay may cancel the rest of a direction: what is rounded is as large as both.
+            cancelled = 1 + 2 * decay * max(made.trust_ratio, made.gradient_trust_ratio)
+            worst[k] = max(worst[k], cancelled)
             for name, value in made._asdict().items():
                 if name not in ("w", "m", "v"):
                     assert found[f"{name}/param_{k}"] == pytest.approx(
-                        value, rel=30 * LIMITS[dtype], abs=1e-300
+                        value, rel=30 * LIMITS[dtype] * worst[k], abs=1e-300
                     )
     state = opt.state_dict()["layers"]
     for k, (w, m, v) in enumerate(expected):
         own = state[f"param_{k}"]
         # A moment may cancel to almost nothing: its rounding is that of gradients, which are of length 1.
         for one, other, terms in (
-            (params[k], w, np.abs(w).max(initial=0)),
+            (params[k], w, np.abs(w).max(initial=0) * worst[k]),
             (own["m"], m, 1.0),
             (own["v"], v, 1.0),
         ):

@@ -75,7 +75,7 @@ def test_lamb_follows_the_reference(model: dict[str, Any], steps: int) -> None:
     decay = number(model, model["decay"])
     opt = nl.Lamb(params, 0.01, **betas, weight_decay=decay)
     expected = [(p.astype(np.float64), np.zeros(p.shape), np.zeros(p.shape)) for p in params]
-    sizes = [Sizes(3) for _ in params]
+    sizes, worst = [Sizes(3) for _ in params], [1.0] * len(params)
     for t in range(1, steps + 1):
         gradients = arrays_of(model, rng, model["scale"])
         opt.step(gradients)
@@ -88,10 +88,12 @@ def test_lamb_follows_the_reference(model: dict[str, Any], steps: int) -> None:
             ratio = opt.stats()[f"trust_ratio/param_{k}"]
             # Decay may cancel the rest of the direction: what is rounded is as large as both.
             cancelled = 1 + 2 * decay * made.trust_ratio
-            assert ratio == pytest.approx(made.trust_ratio, rel=20 * LIMITS[model["dtype"]] * cancelled)
+            worst[k] = max(worst[k], cancelled)
+            assert ratio == pytest.approx(made.trust_ratio, rel=20 * LIMITS[model["dtype"]] * worst[k])
     state = opt.state_dict()["layers"]
     for k, (w, m, v) in enumerate(expected):
         found = (params[k], state[f"param_{k}"]["m"], state[f"param_{k}"]["v"])
+        sizes[k].largest[0] *= worst[k]
         sizes[k].check(found, (w, m, v), LIMITS[model["dtype"]])
 
 
@@ -151,9 +153,7 @@ def test_lars_and_momentum_follow_the_reference(
             sizes[k].add(expected[k], made[:2], (1.0, momentum))
             expected[k] = made[:2]
             ratio = opt.stats()[f"trust_ratio/param_{k}"]
-            # Decay may cancel the rest of the direction: what is rounded is as large as both.
-            cancelled = 1 + 2 * decay * made.trust_ratio
-            assert ratio == pytest.approx(made.trust_ratio, rel=20 * LIMITS[model["dtype"]] * cancelled)
+            assert ratio == pytest.approx(made.trust_ratio, rel=20 * LIMITS[model["dtype"]])
     state = opt.state_dict()["layers"]
     for k, (w, v) in enumerate(expected):
         sizes[k].check((params[k], state[f"param_{k}"]["m"]), (w, v), LIMITS[model["dtype"]])
