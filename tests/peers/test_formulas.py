@@ -15,6 +15,8 @@ from numba_lamb.numerics.variants import LAMB_VARIANTS, LARS_VARIANTS
 from numba_lamb.torch import Lamb, Lars
 from tests.peers import formula_texts as texts
 
+pytestmark = pytest.mark.slow
+
 STEPS = 20
 SHAPES = [(7, 5), (4, 3, 3, 3), (6,), (5, 4), (), (40, 30), (3, 9)]
 # The fourth starts at zero, as does the bias; one is heavier than the caps on ||w||, one much lighter.
