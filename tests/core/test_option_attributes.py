@@ -10,6 +10,7 @@ import numba_lamb as nl
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import Method
 from numba_lamb.methods.table import METHODS
+from numba_lamb.optimizers import base
 from tests.helpers import frozen, version_1
 from tests.options import Key, NumpyFront, gradients_of
 
@@ -204,3 +205,20 @@ def test_a_schedule_that_raises_changes_nothing(make, name):
         trained(twin, 1)
         assert trained(opt, 1) == trained(twin, 1)
         failing = True
+
+
+def test_an_assignment_that_is_interrupted_leaves_the_options_as_they_were(monkeypatch):
+    params, twin = model(), model()
+    opt, plain = (nl.Lamb(arrays, 0.1, weight_decay=0.1) for arrays in (params, twin))
+    write = base.write_options
+
+    def interrupted(*arguments):
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(base, "write_options", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opt.beta1 = 0.5
+    monkeypatch.undo()
+    assert opt.beta1 == 0.9
+    assert trained(opt) == trained(plain)

@@ -8,6 +8,7 @@ from numba_lamb._text import shorten
 from numba_lamb.foreign import kind_of
 from numba_lamb.kernels.columns import LARGEST_COUNT
 from numba_lamb.layout import Layer
+from numba_lamb.numerics.rules import ROUNDED_ZERO
 from numba_lamb.rates import unrounded
 
 Check: TypeAlias = Callable[[str, str, Any], Any]
@@ -101,8 +102,6 @@ def floating(*, zero: bool = False, below: float = math.inf) -> Check:
 
 def rate(name: str, where: str, value: Any) -> float:
     """Return a rate as a float if it is a finite number >= 0 or a tensor of one, else raise."""
-    from numba_lamb.numerics.rules import ROUNDED_ZERO
-
     way = _SCHEDULED if name == "lr" else ""
     shape = getattr(value, "shape", ())
     if shape and math.prod(shape) != 1:

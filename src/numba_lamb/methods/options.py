@@ -1,7 +1,7 @@
 """Option and Method: the forms in which an optimizer is declared."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from numba_lamb.kernels import columns
@@ -185,7 +185,7 @@ class Method:
             columns.CHECKED: found["nonfinite"] != "propagate",
             columns.MAX_GRAD_NORM: found.get("max_grad_norm") or 0.0,
         }
-        return Row(row.hyper, {**row.hyper64, **common}, row.bound, row.adapts, row.held)
+        return replace(row, hyper64={**row.hyper64, **common})
 
 
 NONFINITE = ("propagate", "skip", "raise")

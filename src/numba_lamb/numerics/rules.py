@@ -99,7 +99,7 @@ def adapting(adapts: Any, always: Any) -> Any:
 
 def adapts(which: Any, decay: Any) -> Any:
     """Return whether a layer with weight decay `decay` has a trust ratio; `which` is one of the constants."""
-    return which == ALWAYS or (which == WHERE_DECAYED and decay != 0)
+    return (which == ALWAYS) | ((which == WHERE_DECAYED) & (decay != 0))
 
 
 def decay_factor(rate: Any, decay: Any) -> Any:

@@ -160,6 +160,8 @@ class Optimizer(OptionNames, Described, ABC):
                     check_rows(layer)
         decayed = [[self._is_decayed(layer) for layer in bucket.layers] for bucket in buckets]
         adaptable = [[self._is_adaptable(layer) for layer in bucket.layers] for bucket in buckets]
+        # If this is interrupted, the next step writes all of it anew, whatever the options are then.
+        groups.look_again()
         write_options(buckets, rows, decayed, adaptable, self._loss_scale)
         for bucket in buckets:
             if bucket.centralized != centralized:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import is_
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -48,19 +48,6 @@ class Member(NamedTuple):
     tensor: Tensor
 
 
-class MakeBucket(Protocol):
-    """Makes the tables of the layers that have one dtype."""
-
-    def __call__(
-        self,
-        layout: FlatLayout,
-        dtype: np.dtype[Any],
-        parameters: Sequence[Parameter],
-        state_names: Sequence[str],
-    ) -> Bucket:
-        """Return them."""
-
-
 class Model:
     """Parts, pointers and what they were made of.
 
@@ -77,8 +64,8 @@ class Model:
         The optimizer's ``state``, which gets moments and steps.
     flat : FlatState
         Gives moments their places.
-    make_bucket : MakeBucket
-        The backend's.
+    make_bucket : callable
+        The backend's `new_bucket`.
     """
 
     def __init__(
@@ -89,7 +76,7 @@ class Model:
         inactive: Sequence[Member],
         state: Any,
         flat: FlatState,
-        make_bucket: MakeBucket,
+        make_bucket: Callable[..., Bucket],
     ) -> None:
         found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
@@ -118,7 +105,10 @@ class Model:
     # -- making --------------------------------------------------------------------------------------------
 
     def _lay_out(
-        self, members: Sequence[Member], inactive: Sequence[tuple[int, Parameter]], make_bucket: MakeBucket
+        self,
+        members: Sequence[Member],
+        inactive: Sequence[tuple[int, Parameter]],
+        make_bucket: Callable[..., Bucket],
     ) -> None:
         self._check_strided(members)
         self.parameters = parameters = [
@@ -147,7 +137,7 @@ class Model:
         self.placement = [placement[k] for k in range(len(members))]
 
     def _add_buckets(
-        self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: MakeBucket
+        self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: Callable[..., Bucket]
     ) -> None:
         """Make the buckets of these layers; those that are no member's only keep their place."""
         used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}

@@ -126,10 +126,7 @@ class CpuBucket(Bucket):
         Call `write_rates` first.
         """
         decays = decays * self.hyper64[:, columns.DECAYED]
-        which = self.hyper64[:, columns.ADAPTS]
-        self.hyper[:, columns.ADAPT] = (which == rules.ALWAYS) | (
-            (which == rules.WHERE_DECAYED) & (decays != 0)
-        )
+        self.hyper[:, columns.ADAPT] = rules.adapts(self.hyper64[:, columns.ADAPTS], decays)
         if self.shrinks:
             outside = self.hyper64[:, columns.DECOUPLED] != 0
             self.hyper[:, columns.SHRINK] = np.where(outside, rules.decay_factor(self.rates, decays), 1.0)

@@ -144,7 +144,7 @@ class CudaBackend(Backend):
     def place(self, plan: Plan) -> None:
         """Make the rates' tables, load kernels, tell the buckets what never changes, and wait for all of it."""
         if plan.exchange is not None:
-            raise ValueError("exchange must be None for arrays on a GPU, whose step nobody interrupts")
+            raise ValueError("exchange must be None for arrays on a GPU, whose passes are queued as one")
         buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CudaBucket)]
         with self._device.current():
             # Nothing is under way after this, so that what is replaced can be given back.
