@@ -175,7 +175,7 @@ def page() -> str:
     """Return the text of the page."""
     parts = [
         "# Gallery of schedules",
-        "Every schedule of `numba_lamb.schedules` with its formula, and the example that is drawn. Steps $`t`$ "
+        "For those who choose a schedule: all of `numba_lamb.schedules`, with formula and picture. Steps $`t`$ "
         "count from 0. Each formula is that of the docstring, which also says what the arguments mean and "
         "what is refused. `numba-lamb plot` draws any other example.",
         "This page is written by `python docs/make_gallery.py`; change the docstrings or that file, not the page.",

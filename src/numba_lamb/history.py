@@ -133,7 +133,7 @@ class History:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The names of the columns: the optimizer's layers in order, then those it has no more."""
+        """The names of the columns, the optimizer's layers in order, then those it has no more."""
         records = [*self._records]
         # In PyTorch a layer takes part from its first gradient on, and the last record knows of the most.
         placements = {id(record.placement): record.placement for record in reversed(records)}

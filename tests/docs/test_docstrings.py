@@ -67,3 +67,16 @@ def test_what_a_check_allows_is_what_its_errors_say() -> None:
         option.check for method in METHODS.values() for option in method.options
     ]
     assert all(map(allowed, checks))
+
+
+@pytest.mark.parametrize("cls", [nl.Lamb, nl.Lans, nl.Momentum, nl.Lars], ids=lambda cls: cls.__name__)
+def test_options_that_are_attributes_say_what_they_are_in_their_own_method(cls: type) -> None:
+    method = METHODS[cls.__name__]
+    told = {
+        name: getattr(cls, name).__doc__.startswith(option.meaning)
+        for option in method.options
+        for name in option.numpy_names
+        if hasattr(cls, name)
+    }
+    assert len(told) > 5
+    assert all(told.values()), told

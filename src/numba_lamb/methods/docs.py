@@ -136,7 +136,7 @@ TEXTS: dict[FrontEnd, dict[str, Text]] = {"numpy": _NUMPY, "torch": _TORCH}
 
 
 def documented(method: Method, front_end: FrontEnd) -> Callable[[_Class], _Class]:
-    """Return a class decorator that fills in ``{parameters}`` and ``{ranges}`` in the docstring.
+    """Return a class decorator that fills in ``{parameters}`` and ``{ranges}``, and says what attributes mean.
 
     Parameters
     ----------
@@ -156,6 +156,11 @@ def documented(method: Method, front_end: FrontEnd) -> Callable[[_Class], _Class
             text = inspect.cleandoc(cls.__doc__)
             text = text.replace("{parameters}", parameters(cls, method, front_end))
             cls.__doc__ = text.replace("{ranges}", ranges(method))
+        for option in method.options:
+            for name in option.numpy_names:
+                attribute: Any = getattr(cls, name, None)
+                if hasattr(attribute, "meaning"):
+                    setattr(cls, name, attribute.meaning(option.meaning))
         return cls
 
     return decorate

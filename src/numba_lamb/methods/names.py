@@ -5,8 +5,6 @@ from collections.abc import Collection
 from numba_lamb.methods.table import METHODS
 
 _DECLARED = [option for method in METHODS.values() for option in method.options]
-MEANINGS = {name: option.meaning for option in _DECLARED for name in (option.name, *option.alias)}
-"""What each option is, in a sentence, by its names."""
 NUMPY_OPTIONS = frozenset(name for option in _DECLARED for name in option.numpy_names) | {
     "lr",
     "loss_scale",

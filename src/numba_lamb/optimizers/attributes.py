@@ -3,7 +3,7 @@
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
-from numba_lamb.methods.names import MEANINGS, OPTIONS, meant
+from numba_lamb.methods.names import OPTIONS, meant
 
 
 class GroupOption:
@@ -20,9 +20,12 @@ class GroupOption:
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._key = self._key or name
-        self.__doc__ = (
-            f"{MEANINGS[name]} Assigning sets it, from the next step on, in groups without their own."
-        )
+
+    def meaning(self, text: str) -> "GroupOption":
+        """Return the same attribute for a class in whose method it means this."""
+        told = GroupOption(self._key)
+        told.__doc__ = f"{text} Assigning sets it, from the next step on, in groups without their own."
+        return told
 
     def __get__(self, optimizer: Any, kind: type | None = None) -> Any:
         """Return the value that groups share."""

@@ -284,7 +284,7 @@ class Optimizer(OptionNames, Described, ABC):
 
     @property
     def global_step(self) -> int:
-        """Steps taken so far: the next step's rate is the schedule's value here. On a GPU this waits for it."""
+        """Steps taken so far; the next step has the schedule's value at it. On a GPU this waits for it."""
         return self._backend.counters()[0]
 
     @property

@@ -22,7 +22,7 @@ __all__ = ["LearningRateSchedule"]
 class LearningRateSchedule(ABC):
     r"""A frozen function of the step, the common base of the schedules in this package.
 
-    .. math:: \eta_t = f(t), \qquad t = 0, 1, 2, \dots
+    .. math:: \eta_t = f(t), \qquad t = 0, 1, 2, \ldots
 
     Nothing has to inherit from it to be used as a rate: any callable ``step -> float`` will do. What the base
     adds is checked arguments, arrays of steps, equality, hashing, pickling, a ``repr`` that evaluates back,
@@ -79,7 +79,7 @@ class LearningRateSchedule(ABC):
 
     @property
     def horizon(self) -> int:
-        """Number of steps worth drawing: the schedule's own length where it has one, otherwise 1000."""
+        """Number of steps worth drawing, the schedule's own length where it has one, otherwise 1000."""
         return max(self._length(), 1)
 
     def _length(self) -> int:

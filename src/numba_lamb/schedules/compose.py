@@ -26,9 +26,9 @@ def sequence(pieces: Sequence[Piece], boundaries: Sequence[int]) -> LearningRate
     Parameters
     ----------
     pieces : sequence of number, table or callable
-        The schedules :math:`f_0, f_1, \dots`; the last one has no end.
+        The schedules :math:`f_0, f_1, \ldots`; the last one has no end.
     boundaries : sequence of int
-        The steps :math:`B_1 < B_2 < \dots` at which the next one takes over, one fewer than the pieces.
+        The steps :math:`B_1 < B_2 < \ldots` at which the next one takes over, one fewer than the pieces.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def hold_last(table: Sequence[float] | npt.NDArray[np.floating[Any]]) -> Learnin
     Parameters
     ----------
     table : sequence of float
-        The values :math:`x_0, \dots, x_{N-1}`, at least one.
+        The values :math:`x_0, \ldots, x_{N-1}`, at least one.
 
     Returns
     -------

@@ -66,7 +66,7 @@ class CosineWithWarmUpLR(_CosineWithWarmUp):
         \eta_t = \begin{cases}
             \eta_{end} & t \ge S \\
             \eta_{init} + (\eta - \eta_{init}) \, t / W & t < W \\
-            \eta_{end} + \tfrac12 (\eta - \eta_{end})
+            \eta_{end} + \tfrac{1}{2} (\eta - \eta_{end})
                 \left(1 + \cos \frac{2 \pi c \, (t - W)}{\max(1, T - W)}\right) & \text{otherwise}
         \end{cases}
 
@@ -143,7 +143,7 @@ class CosineWithRestartsAndWarmUpLR(_CosineWithWarmUp):
         \eta_t = \begin{cases}
             \eta_{end} & t \ge S \\
             \eta_{init} + (\eta - \eta_{init}) \, t / W & t < W \\
-            \eta_{end} + \tfrac12 (\eta - \eta_{end})
+            \eta_{end} + \tfrac{1}{2} (\eta - \eta_{end})
                 \left(1 + \cos(\pi \, (c p \bmod 1))\right) & p < 1 \\
             0 & p \ge 1
         \end{cases}
@@ -215,7 +215,7 @@ class CosineAnnealingLR(LearningRateSchedule):
     r"""Swing between two rates along a cosine, without end.
 
     .. math::
-        \eta_t = \eta_{min} + \tfrac12 (\eta_{max} - \eta_{min}) \left(1 + \cos \frac{\pi t}{T_{max}}\right)
+        \eta_t = \eta_{min} + \tfrac{1}{2} (\eta_{max} - \eta_{min}) \left(1 + \cos \frac{\pi t}{T_{max}}\right)
 
     Parameters
     ----------
@@ -267,7 +267,7 @@ class CosineAnnealingWarmRestarts(LearningRateSchedule):
     r"""Fall along half cosines, each from the top and each ``t_mult`` times as long as the one before.
 
     .. math::
-        \eta_t = \eta_{min} + \tfrac12 (\eta_{max} - \eta_{min})
+        \eta_t = \eta_{min} + \tfrac{1}{2} (\eta_{max} - \eta_{min})
                  \left(1 + \cos \frac{\pi \, T_{cur}}{T_i}\right), \qquad T_i = T_0 m^i
 
     Parameters

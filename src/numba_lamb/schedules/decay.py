@@ -173,7 +173,7 @@ class CosineDecayLR(LearningRateSchedule):
     r"""Fall from ``max_lr`` to ``min_lr`` along half a cosine wave and stay there.
 
     .. math::
-        \eta_t = \eta_{min} + \tfrac12 (\eta_{max} - \eta_{min})
+        \eta_t = \eta_{min} + \tfrac{1}{2} (\eta_{max} - \eta_{min})
                  \left(1 + \cos \frac{\pi \min(t, D)}{D}\right)
 
     Parameters

@@ -66,7 +66,7 @@ class LayerWiseCosineAnnealingLR(LearningRateSchedule):
     r"""Anneal a layer's own rate to a common end along half a cosine, and start over.
 
     .. math::
-        \eta_{t,l} = \eta_{end} + \tfrac12 (\eta_{base} \, \alpha_l - \eta_{end})
+        \eta_{t,l} = \eta_{end} + \tfrac{1}{2} (\eta_{base} \, \alpha_l - \eta_{end})
                      \left(1 + \cos \frac{\pi \, T_{cur}}{T_{max}}\right), \qquad T_{cur} = t \bmod T_{max}
 
     Parameters

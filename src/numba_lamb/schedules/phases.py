@@ -17,7 +17,7 @@ class ConstantWithCoolDownLR(WithWarmUp):
         \eta_t = \begin{cases}
             \eta_{init} + (\eta - \eta_{init}) \, t / W & t < W \\
             \eta & \text{for the next } K \text{ steps} \\
-            \eta_1 + \tfrac12 (\eta - \eta_1) \left(1 + \cos \frac{2 \pi c \, (t - W - K)}{D}\right)
+            \eta_1 + \tfrac{1}{2} (\eta - \eta_1) \left(1 + \cos \frac{2 \pi c \, (t - W - K)}{D}\right)
                 & \text{for the next } D \text{ steps} \\
             \eta_1 & \text{for the next } F \text{ steps} \\
             \eta_2 & \text{afterwards}

@@ -37,7 +37,7 @@ def exponential_decay_lr(
 
     .. math::
         y_i = \eta_0 \, \rho^{\,p}, \qquad p = e / D \text{ or } \lfloor e / D \rfloor,
-        \qquad e = \lfloor i / \text{step\_per\_epoch} \rfloor
+        \qquad e = \lfloor i / \mathrm{step\_per\_epoch} \rfloor
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def natural_exp_decay_lr(
 
     .. math::
         y_i = \eta_0 \, e^{-\rho p}, \qquad p = e_i \text{ or } \lfloor e_i / D \rfloor D,
-        \qquad e_i = \lfloor i / \text{step\_per\_epoch} \rfloor
+        \qquad e_i = \lfloor i / \mathrm{step\_per\_epoch} \rfloor
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def inverse_decay_lr(
 
     .. math::
         y_i = \frac{\eta_0}{1 + \rho p}, \qquad p = e / D \text{ or } \lfloor e / D \rfloor,
-        \qquad e = \lfloor i / \text{step\_per\_epoch} \rfloor
+        \qquad e = \lfloor i / \mathrm{step\_per\_epoch} \rfloor
 
     Parameters
     ----------
@@ -196,9 +196,9 @@ def cosine_decay_lr(
     r"""Return a table that falls along half a cosine wave of the epoch and then holds.
 
     .. math::
-        y_i = \eta_{min} + \tfrac12 (\eta_{max} - \eta_{min})
+        y_i = \eta_{min} + \tfrac{1}{2} (\eta_{max} - \eta_{min})
               \left(1 + \cos \frac{\pi \min(e, D)}{D}\right),
-        \qquad e = \lfloor i / \text{step\_per\_epoch} \rfloor
+        \qquad e = \lfloor i / \mathrm{step\_per\_epoch} \rfloor
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def polynomial_decay_lr(
     .. math:: y_i = (\eta_0 - \eta_{end}) \left(1 - \frac{s}{D'}\right)^{q} + \eta_{end}
 
     with :math:`s = \min(e, D), D' = D`, or :math:`s = e, D' = D \max(\lceil e / D \rceil, 1)` with
-    ``update_decay_epoch``, where :math:`e = \lfloor i / \text{step\_per\_epoch} \rfloor`.
+    ``update_decay_epoch``, where :math:`e = \lfloor i / \mathrm{step\_per\_epoch} \rfloor`.
 
     Parameters
     ----------
@@ -303,7 +303,7 @@ def warmup_lr(learning_rate: float, total_step: int, step_per_epoch: int, warmup
     r"""Return a table that rises from zero by the epoch and then holds.
 
     .. math::
-        y_i = \eta \, \frac{\min(e, W)}{W}, \qquad e = \lfloor i / \text{step\_per\_epoch} \rfloor
+        y_i = \eta \, \frac{\min(e, W)}{W}, \qquad e = \lfloor i / \mathrm{step\_per\_epoch} \rfloor
 
     Parameters
     ----------
