@@ -12,7 +12,7 @@ from numba_lamb.resume import load, save
 
 LARS = Lars
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "LARS",

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from numba_lamb.methods.docs import WIDTH, allowed
+from numba_lamb.methods.docs import CODE, WIDTH, allowed
 from numba_lamb.methods.lamb import LAMB
 from numba_lamb.methods.table import METHODS
 
@@ -80,3 +80,31 @@ def test_options_that_are_attributes_say_what_they_are_in_their_own_method(cls: 
     }
     assert len(told) > 5
     assert all(told.values()), told
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_the_code_that_help_shows_is_the_step(name: str) -> None:
+    w, gradients = np.array([3.0, -4.0, 1.0]), [np.array([0.5, 2.0, -1.0]), np.array([0.1, 0.3, 0.7])]
+    names = {
+        "sqrt": np.sqrt,
+        "norm": np.linalg.norm,
+        "w": w.copy(),
+        "m": 0.0,
+        "v": 0.0,
+        "lr": 0.1,
+        "beta1": 0.9,
+    }
+    names |= {"beta2": 0.99, "eps": 1e-6, "weight_decay": 0.01, "momentum": 0.9, "trust_coefficient": 0.02}
+    momentum = nl.Momentum([w], 0.1, 0.9, 0.01)
+    opt: nl.Momentum | nl.Lamb | nl.Lans = momentum
+    if name == "Lars":
+        opt = nl.Lars(momentum, epsilon=1e-6, coefficient=0.02)
+    elif name != "Momentum":
+        opt = getattr(nl, name)([w], 0.1, 0.9, 0.99, 1e-6, 0.01)
+    for t, g in enumerate(gradients, 1):
+        names |= {"g": g, "t": t}
+        exec(CODE[name], names)
+        opt.step([g])
+    np.testing.assert_allclose(w, names["w"], rtol=1e-12)
+    for line in CODE[name].splitlines():
+        assert f"    {line}\n" in documentation(getattr(nl, name))

@@ -131,12 +131,36 @@ _TORCH = _EITHER | {
         "bool", "Whether `torch.amp.GradScaler` leaves dividing by its scale, and skipping, to the step."
     ),
 }
+_MOMENTS = """\
+m = beta1*m + (1 - beta1)*g
+v = beta2*v + (1 - beta2)*g*g
+"""
+CODE = {
+    "Lamb": f"""\
+{_MOMENTS}u = m/(1 - beta1**t) / (sqrt(v/(1 - beta2**t)) + eps) + weight_decay*w
+r = norm(w) / norm(u)
+w = w - lr*r*u""",
+    "Lans": f"""\
+g = g/norm(g)
+{_MOMENTS}s = sqrt(v/(1 - beta2**t)) + eps
+u = m/(1 - beta1**t) / s + weight_decay*w
+c = g/s + weight_decay*w
+w = w - lr*norm(w)*(beta1*u/norm(u) + (1 - beta1)*c/norm(c))""",
+    "Lars": """\
+r = trust_coefficient*norm(w) / (norm(g) + weight_decay*norm(w) + eps)
+v = momentum*v + r*(g + weight_decay*w)
+w = w - lr*v""",
+    "Momentum": """\
+v = momentum*v + g + weight_decay*w
+w = w - lr*v""",
+}
+"""A step of one layer by the name of the class, for readers of ``help()``, to whom LaTeX is no formula."""
 TEXTS: dict[FrontEnd, dict[str, Text]] = {"numpy": _NUMPY, "torch": _TORCH}
 """By the name in the declaration, else by the name in the signature."""
 
 
 def documented(method: Method, front_end: FrontEnd) -> Callable[[_Class], _Class]:
-    """Return a class decorator that fills in ``{parameters}`` and ``{ranges}``, and says what attributes mean.
+    """Return a class decorator that puts in `CODE`, ``{parameters}`` and ``{ranges}``, and tells of attributes.
 
     Parameters
     ----------
@@ -153,7 +177,9 @@ def documented(method: Method, front_end: FrontEnd) -> Callable[[_Class], _Class
 
     def decorate(cls: _Class) -> _Class:
         if cls.__doc__ is not None:  # python -OO has none
-            text = inspect.cleandoc(cls.__doc__)
+            summary, _, rest = inspect.cleandoc(cls.__doc__).partition("\n\n")
+            code = textwrap.indent(CODE[method.name], "    ")
+            text = f"{summary}\n\nA step of one layer::\n\n{code}\n\n{rest}"
             text = text.replace("{parameters}", parameters(cls, method, front_end))
             cls.__doc__ = text.replace("{ranges}", ranges(method))
         for option in method.options:

@@ -8,8 +8,8 @@ module                      family
 =========================== ==========================================================
 ``decay``                   decay by the step, after MindSpore
 ``tables``, ``piecewise``   the same by the epoch, as lists with one value per step
-``warmup``, ``phases``,     warm-up and what follows, cosine curves, after mindformers
-``cosine``
+``warmup``, ``phases``      warm-up and what follows, after mindformers
+``cosine``                  cosine curves, after mindformers
 ``layerwise``               rates that differ by layer
 ``samples``, ``paddle``     annealing by the samples processed, after Paddle v1
 ``warmbooting``             the cosine with warm boots
