@@ -75,6 +75,7 @@ _ALL = (
         profiles=("200-tiny",),
         ours=True,
     ),
+    Competitor("lamb-adamw", 'Lamb, "adamw", "propagate"', f"{_OURS}:lamb_adamw", 28, ours=True),
     Competitor("lars", 'Lars, "propagate"', f"{_OURS}:lars", 28, resident=12, ours=True),
     Competitor("momentum", 'Momentum, "propagate"', f"{_OURS}:momentum", 20, resident=12, ours=True),
     Competitor("timm", "timm Lamb", f"{_PEERS}:timm_lamb", 120, transient=12, needs=("torch", "timm")),
@@ -99,6 +100,9 @@ _ALL = (
     ),
     Competitor("paddle", "paddle Lamb", f"{_PEERS}:paddle_lamb", 48, transient=8, needs=("paddle",)),
     Competitor(ADAMW, "torch AdamW, fused", f"{_PEERS}:fused_adamw", 28, needs=("torch",)),
+    Competitor(
+        "deepspeed", "DeepSpeed CPUAdam", f"{_PEERS}:deepspeed_adam", 28, needs=("torch", "deepspeed")
+    ),
     Competitor("sgd-fused", "torch SGD + momentum, fused", f"{_PEERS}:fused_sgd", 20, needs=("torch",)),
     Competitor("copy", "memory copy", f"{_OURS}:memory_copy", 16),
     Competitor(SWEEP, "memory sweep a = c*a + b", f"{_OURS}:memory_sweep", 24),

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.cpu.calibration import Calibration
 from numba_lamb.engine.cpu.counters import Counters
 from numba_lamb.engine.cpu.finite import inspect
 from numba_lamb.engine.cpu.record import CpuRecord
@@ -86,6 +87,9 @@ class CpuBackend(Backend):
             )
         self._plan = plan
         self._buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CpuBucket)]
+        self._calibration = Calibration(plan.layout.size, launch.thread_count(self._num_threads))
+        for bucket in self._buckets:
+            bucket.ahead = self._calibration.ahead
         self._record_layout: RecordLayout | None = None
         for bucket, counts in zip(self._buckets, plan.counts or (), strict=False):
             bucket.use_steps(counts)
@@ -167,7 +171,7 @@ class CpuBackend(Backend):
         if exchange is not None:
             launch.commit(before[0], self._num_threads)
             exchange()
-        launch.commit(last, self._num_threads, between, counted)
+        self._calibration.timed(partial(launch.commit, last, self._num_threads, between, counted))
         self._held = None
 
     def _made_programs(self) -> list[Program]:

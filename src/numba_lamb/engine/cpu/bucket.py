@@ -57,6 +57,11 @@ class CpuBucket(Bucket):
         self.scales = np.zeros((count, columns.SCALES), dtype=compute)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)
         self.bounds = np.zeros(count, dtype=compute)
+        # Bit patterns: of the bounds, and all ones but for the sign.
+        self.bound_patterns = self.bounds.view(f"u{compute.itemsize}")
+        self.signless = np.invert(np.zeros(1, dtype=self.bound_patterns.dtype)) >> np.uint8(1)
+        # How many bytes ahead loops prefetch.
+        self.ahead = np.zeros(1, dtype=np.int64)
         self._bounds_of: float | None = None
         self.squares = np.zeros(count)
         self.total = np.zeros(1)

@@ -79,7 +79,7 @@ def shrink_weights(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: A
 
 @cpu_function
 def lamb_moments(
-    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, rate: Any, sums: Any
+    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, rate: Any, ahead: Any, sums: Any
 ) -> None:
     """Advance m and v over one chunk and put the sums of w^2 and u^2 into `sums`.
 
@@ -96,10 +96,10 @@ def lamb_moments(
     u = stack_values(LANES, eps)
     for first in range(0, count, LANES):
         width = min(count - first, LANES)
-        fetch_ahead(w, first, row.itemsize)
-        fetch_ahead(g, first, row.itemsize)
-        fetch_ahead(m, first, row.itemsize)
-        fetch_ahead(v, first, row.itemsize)
+        fetch_ahead(w, first, row.itemsize, ahead)
+        fetch_ahead(g, first, row.itemsize, ahead)
+        fetch_ahead(m, first, row.itemsize, ahead)
+        fetch_ahead(v, first, row.itemsize, ahead)
         # Two loops, so that the float64 sums do not halve the width of the arithmetic.
         for lane in range(width):
             i = first + lane
@@ -130,6 +130,7 @@ def advance_chunk(
     row_lengths: Any,
     means: Any,
     rates: Any,
+    ahead: Any,
     sums: Any,
 ) -> None:
     """Take the first pass over one chunk: 24 bytes per float32 parameter, 28 where it is the only one."""
@@ -149,14 +150,14 @@ def advance_chunk(
         layer_means = means[first_row[layer] :]
         centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
         # The factor is in the centralized gradient already.
-        lamb_moments(w, central, m, v, count, hyper[layer], one, rate, sums[chunk])
+        lamb_moments(w, central, m, v, count, hyper[layer], one, rate, ahead, sums[chunk])
     else:
-        lamb_moments(w, g, m, v, count, hyper[layer], rescale, rate, sums[chunk])
+        lamb_moments(w, g, m, v, count, hyper[layer], rescale, rate, ahead, sums[chunk])
 
 
 @cpu_function
 def other_norm_chunk(
-    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any
+    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
 ) -> None:
     """Replace the sum of u^2 of a layer whose ratio divides by another norm: 16 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
@@ -177,10 +178,10 @@ def other_norm_chunk(
     clear_lanes(gradient_lanes)
     zero = hyper.dtype.type(0)
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, hyper.itemsize)
-        fetch_ahead(g, first, hyper.itemsize)
-        fetch_ahead(m, first, hyper.itemsize)
-        fetch_ahead(v, first, hyper.itemsize)
+        fetch_ahead(w, first, hyper.itemsize, ahead)
+        fetch_ahead(g, first, hyper.itemsize, ahead)
+        fetch_ahead(m, first, hyper.itemsize, ahead)
+        fetch_ahead(v, first, hyper.itemsize, ahead)
         for lane in range(min(count - first, LANES)):
             i = first + lane
             if kind == rules.UNDECAYED:
@@ -226,7 +227,9 @@ def lamb_layer(
 
 
 @cpu_function
-def descend_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
+def descend_chunk(
+    chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any, ahead: Any
+) -> None:
     """Recompute u over one chunk of a layer that adapts and take ``w <- w - scale*u``: 16 bytes per parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
@@ -239,9 +242,9 @@ def descend_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: An
     m = pointer_to(addresses[layer, EXP_AVG] + skipped, eps)
     v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, eps)
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, hyper.itemsize)
-        fetch_ahead(m, first, hyper.itemsize)
-        fetch_ahead(v, first, hyper.itemsize)
+        fetch_ahead(w, first, hyper.itemsize, ahead)
+        fetch_ahead(m, first, hyper.itemsize, ahead)
+        fetch_ahead(v, first, hyper.itemsize, ahead)
         for i in range(first, min(first + LANES, count)):
             u_i = rules.lamb_direction(w[i], m[i], v[i], correction1, correction2, eps, decay)
             w[i] = rules.descend(w[i], u_i, scale)
@@ -252,7 +255,7 @@ def descend_chunk(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: An
 
 @cpu_function
 def sum_chunk(
-    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any
+    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
 ) -> None:
     """Put the sums of w^2 and of the rescaled g^2 over one chunk into `sums`: 8 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
@@ -269,8 +272,8 @@ def sum_chunk(
     clear_lanes(weight_lanes)
     clear_lanes(gradient_lanes)
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, hyper.itemsize)
-        fetch_ahead(g, first, hyper.itemsize)
+        fetch_ahead(w, first, hyper.itemsize, ahead)
+        fetch_ahead(g, first, hyper.itemsize, ahead)
         width = min(count - first, LANES)
         if decayed:
             for lane in range(width):
@@ -337,14 +340,23 @@ def lars_layer(
 
 @cpu_function
 def momentum_update(
-    w: Any, g: Any, v: Any, count: Any, row: Any, rescale: Any, decay: Any, advance: Any, descend: Any
+    w: Any,
+    g: Any,
+    v: Any,
+    count: Any,
+    row: Any,
+    rescale: Any,
+    decay: Any,
+    advance: Any,
+    descend: Any,
+    ahead: Any,
 ) -> None:
     """Advance v and update w over one chunk."""
     momentum, velocity, lookahead = row[BETA1], row[VELOCITY], row[LOOKAHEAD]
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, row.itemsize)
-        fetch_ahead(g, first, row.itemsize)
-        fetch_ahead(v, first, row.itemsize)
+        fetch_ahead(w, first, row.itemsize, ahead)
+        fetch_ahead(g, first, row.itemsize, ahead)
+        fetch_ahead(v, first, row.itemsize, ahead)
         for i in range(first, min(first + LANES, count)):
             d_i = rules.decayed_gradient(g[i], w[i], rescale, decay)
             v_i = rules.momentum_advance(v[i], d_i, momentum, advance)
@@ -364,6 +376,7 @@ def update_chunk(
     row_lengths: Any,
     means: Any,
     scales: Any,
+    ahead: Any,
 ) -> None:
     """Take the momentum step over one chunk: 20 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
@@ -382,6 +395,6 @@ def update_chunk(
         layer_means = means[first_row[layer] :]
         centralize(central, g, w, start, count, rescale, decay, layer_means, row_lengths[layer])
         # The decay is in the centralized gradient already.
-        momentum_update(w, central, v, count, hyper[layer], one, zero, advance, descend)
+        momentum_update(w, central, v, count, hyper[layer], one, zero, advance, descend, ahead)
     else:
-        momentum_update(w, g, v, count, hyper[layer], rescale, decay, advance, descend)
+        momentum_update(w, g, v, count, hyper[layer], rescale, decay, advance, descend, ahead)

@@ -48,12 +48,12 @@ from numba_lamb.layout import CHUNK, LANES
 
 
 @cpu_function
-def rescaled_squares(g: Any, count: Any, itemsize: Any, rescale: Any) -> Any:
+def rescaled_squares(g: Any, count: Any, itemsize: Any, rescale: Any, ahead: Any) -> Any:
     """Return the sum of the squares of ``rescale*g`` over one chunk."""
     lanes = stack_values(LANES, 0.0)
     clear_lanes(lanes)
     for first in range(0, count, LANES):
-        fetch_ahead(g, first, itemsize)
+        fetch_ahead(g, first, itemsize, ahead)
         for lane in range(min(count - first, LANES)):
             lanes[lane] = rules.add_square(lanes[lane], rescale * g[first + lane])
     return add_lanes(lanes)
@@ -61,7 +61,7 @@ def rescaled_squares(g: Any, count: Any, itemsize: Any, rescale: Any) -> Any:
 
 @cpu_function
 def moments(
-    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, divisor: Any, sums: Any
+    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, divisor: Any, ahead: Any, sums: Any
 ) -> None:
     """Advance m and v over one chunk and put the sums of w^2, of u^2 and of c^2 into `sums`."""
     beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
@@ -77,10 +77,10 @@ def moments(
     c = stack_values(LANES, eps)
     for first in range(0, count, LANES):
         width = min(count - first, LANES)
-        fetch_ahead(w, first, row.itemsize)
-        fetch_ahead(g, first, row.itemsize)
-        fetch_ahead(m, first, row.itemsize)
-        fetch_ahead(v, first, row.itemsize)
+        fetch_ahead(w, first, row.itemsize, ahead)
+        fetch_ahead(g, first, row.itemsize, ahead)
+        fetch_ahead(m, first, row.itemsize, ahead)
+        fetch_ahead(v, first, row.itemsize, ahead)
         # Two loops, so that the float64 sums do not halve the width of the arithmetic.
         for lane in range(width):
             i = first + lane
@@ -101,16 +101,18 @@ def moments(
 
 
 @cpu_function
-def descend(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, scales: Any) -> None:
+def descend(
+    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, scales: Any, ahead: Any
+) -> None:
     """Recompute u and c over one chunk and take both from w."""
     correction1, correction2 = row[CORRECTION1], row[CORRECTION2]
     eps, decay, one = row[EPS], row[DECAY], row.dtype.type(1)
     divisor, scale, gradient_scale = scales[DIVISOR], scales[DESCEND], scales[GRADIENT_DESCEND]
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, row.itemsize)
-        fetch_ahead(g, first, row.itemsize)
-        fetch_ahead(m, first, row.itemsize)
-        fetch_ahead(v, first, row.itemsize)
+        fetch_ahead(w, first, row.itemsize, ahead)
+        fetch_ahead(g, first, row.itemsize, ahead)
+        fetch_ahead(m, first, row.itemsize, ahead)
+        fetch_ahead(v, first, row.itemsize, ahead)
         for i in range(first, min(first + LANES, count)):
             g_i = rules.normalized(rescale * g[i], divisor)
             u_i = rules.lamb_direction(w[i], m[i], v[i], correction1, correction2, eps, decay)
@@ -177,6 +179,7 @@ def lans_squares(
     first_row: Any,
     row_lengths: Any,
     means: Any,
+    ahead: Any,
     sums: Any,
 ) -> None:
     """Add up the squares of the gradients: 4 bytes per float32 parameter."""
@@ -193,9 +196,11 @@ def lans_squares(
                 central = stack_values(CHUNK, rescale)
                 layer_means = means[first_row[layer] :]
                 centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-                sums[chunk, GRADIENT_SQUARES] = rescaled_squares(central, count, hyper.itemsize, one)
+                sums[chunk, GRADIENT_SQUARES] = rescaled_squares(
+                    central, count, hyper.itemsize, one, ahead[0]
+                )
             else:
-                sums[chunk, GRADIENT_SQUARES] = rescaled_squares(g, count, hyper.itemsize, rescale)
+                sums[chunk, GRADIENT_SQUARES] = rescaled_squares(g, count, hyper.itemsize, rescale, ahead[0])
         leave_ieee(mode)
 
 
@@ -217,6 +222,7 @@ def lans_advance(
     first_row: Any,
     row_lengths: Any,
     means: Any,
+    ahead: Any,
     sums: Any,
     scales: Any,
 ) -> None:
@@ -236,9 +242,9 @@ def lans_advance(
                 central = stack_values(CHUNK, rescale)
                 layer_means = means[first_row[layer] :]
                 centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-                moments(w, central, m, v, count, hyper[layer], one, divisor, sums[chunk])
+                moments(w, central, m, v, count, hyper[layer], one, divisor, ahead[0], sums[chunk])
             else:
-                moments(w, g, m, v, count, hyper[layer], rescale, divisor, sums[chunk])
+                moments(w, g, m, v, count, hyper[layer], rescale, divisor, ahead[0], sums[chunk])
         leave_ieee(mode)
 
 
@@ -270,6 +276,7 @@ def lans_descend(
     row_lengths: Any,
     means: Any,
     scales: Any,
+    ahead: Any,
 ) -> None:
     """Make LANS's update anew and apply it: 20 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
@@ -287,7 +294,7 @@ def lans_descend(
                 central = stack_values(CHUNK, rescale)
                 layer_means = means[first_row[layer] :]
                 centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-                descend(w, central, m, v, count, hyper[layer], one, scales[layer])
+                descend(w, central, m, v, count, hyper[layer], one, scales[layer], ahead[0])
             else:
-                descend(w, g, m, v, count, hyper[layer], rescale, scales[layer])
+                descend(w, g, m, v, count, hyper[layer], rescale, scales[layer], ahead[0])
         leave_ieee(mode)

@@ -41,26 +41,43 @@ from numba_lamb.kernels.cpu.lans import (
     lans_ratio,
     lans_squares,
 )
-from numba_lamb.kernels.cpu.sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
+from numba_lamb.kernels.cpu.sums import (
+    count_unusable,
+    largest_pattern,
+    layer_sum,
+    row_mean,
+    square_sum,
+    sum_of_layers,
+)
 from numba_lamb.layout import CHUNK
 
 
 @cpu_kernel
-def check_gradients(addresses: Any, hyper: Any, bounds: Any, sizes: Any, chunks: Any, found: Any) -> None:
+def check_gradients(
+    addresses: Any,
+    bounds: Any,
+    bound_patterns: Any,
+    signless: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    found: Any,
+) -> None:
     """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per parameter."""
     for chunk in prange(chunks.shape[0]):
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
         if addresses[layer, GRADIENT] != 0:
-            position = addresses[layer, GRADIENT] + start * hyper.itemsize
-            values = pointer_to(position, hyper[layer, ADAPT])
+            position = addresses[layer, GRADIENT] + start * bounds.itemsize
             count = min(sizes[layer] - start, CHUNK)
-            found[chunk] = count_unusable(values, count, hyper.itemsize, bounds[layer])
+            words = pointer_to(position, signless[0])
+            if largest_pattern(words, count, bounds.itemsize, signless[0], ahead[0]) > bound_patterns[layer]:
+                found[chunk] = count_unusable(pointer_to(position, bounds[layer]), count, bounds[layer])
 
 
 @cpu_kernel
 def gradient_squares(
-    addresses: Any, hyper: Any, bounds: Any, sizes: Any, chunks: Any, found: Any, sums: Any
+    addresses: Any, bounds: Any, sizes: Any, chunks: Any, ahead: Any, found: Any, sums: Any
 ) -> None:
     """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
     for chunk in prange(chunks.shape[0]):
@@ -70,13 +87,13 @@ def gradient_squares(
         sums[chunk, GRADIENT_SQUARES] = 0.0
         if addresses[layer, GRADIENT] != 0:
             count = min(sizes[layer] - start, CHUNK)
-            values = pointer_to(addresses[layer, GRADIENT] + start * hyper.itemsize, hyper[layer, ADAPT])
-            squares = square_sum(values, count, hyper.itemsize)
+            values = pointer_to(addresses[layer, GRADIENT] + start * bounds.itemsize, bounds[layer])
+            squares = square_sum(values, count, bounds.itemsize, ahead[0])
             sums[chunk, GRADIENT_SQUARES] = squares
             # No value can be infinite, NaN or beyond the bound where the sum is not.
             bound = np.float64(bounds[layer])
             if not (math.isfinite(squares) and squares <= bound * bound):
-                found[chunk] = count_unusable(values, count, hyper.itemsize, bounds[layer])
+                found[chunk] = count_unusable(values, count, bounds[layer])
         leave_ieee(mode)
 
 
@@ -130,6 +147,7 @@ def lamb_advance(
     row_lengths: Any,
     means: Any,
     rates: Any,
+    ahead: Any,
     sums: Any,
 ) -> None:
     """Advance LAMB's moments and add up squares: 24 bytes per float32 parameter.
@@ -138,16 +156,20 @@ def lamb_advance(
     """
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        advance_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, rates, sums)
+        advance_chunk(
+            chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, rates, ahead[0], sums
+        )
         leave_ieee(mode)
 
 
 @cpu_kernel
-def lamb_other_norm(addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def lamb_other_norm(
+    addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
+) -> None:
     """Replace the sums of u^2 in layers whose ratio divides by another norm: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        other_norm_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
+        other_norm_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, ahead[0], sums)
         leave_ieee(mode)
 
 
@@ -170,20 +192,22 @@ def lamb_ratio(
 
 
 @cpu_kernel
-def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
+def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any, ahead: Any) -> None:
     """Make LAMB's update anew where layers adapt, and apply it: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        descend_chunk(chunk, addresses, hyper, sizes, chunks, scales)
+        descend_chunk(chunk, addresses, hyper, sizes, chunks, scales, ahead[0])
         leave_ieee(mode)
 
 
 @cpu_kernel
-def lars_sums(addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def lars_sums(
+    addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
+) -> None:
     """Add up the squares of weights and gradients in layers that adapt: 8 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        sum_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
+        sum_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, ahead[0], sums)
         leave_ieee(mode)
 
 
@@ -215,11 +239,12 @@ def lars_update(
     row_lengths: Any,
     means: Any,
     scales: Any,
+    ahead: Any,
 ) -> None:
     """Take the momentum step: 20 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        update_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales)
+        update_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales, ahead[0])
         leave_ieee(mode)
 
 

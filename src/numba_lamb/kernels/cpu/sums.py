@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._compile import bind, cpu_function
-from numba_lamb._tuning import LINE, PREFETCH_BYTES
+from numba_lamb._tuning import LINE
 from numba_lamb.kernels.cpu.intrinsics import fma, prefetch, stack_values
 from numba_lamb.layout import LANES
 from numba_lamb.numerics import rules as rule_text
@@ -18,11 +18,11 @@ rules = bind(rule_text, cpu_function, fma=fma)
 
 
 @cpu_function
-def fetch_ahead(values: Any, first: Any, itemsize: Any) -> None:
-    """Prefetch as many values as there are lanes, `PREFETCH_BYTES` after ``values[first]``."""
-    if PREFETCH_BYTES > 0:
-        ahead = first + PREFETCH_BYTES // itemsize
-        for i in range(ahead, ahead + LANES, LINE // itemsize):
+def fetch_ahead(values: Any, first: Any, itemsize: Any, ahead: Any) -> None:
+    """Prefetch as many values as there are lanes, `ahead` bytes after ``values[first]``; none where it is 0."""
+    if ahead > 0:
+        nearest = first + ahead // itemsize
+        for i in range(nearest, nearest + LANES, LINE // itemsize):
             prefetch(values, i)
 
 
@@ -80,23 +80,37 @@ def sum_of_layers(squares: Any) -> Any:
 
 
 @cpu_function
-def count_unusable(values: Any, count: Any, itemsize: Any, bound: Any) -> Any:
+def count_unusable(values: Any, count: Any, bound: Any) -> Any:
     """Return how many of `count` gradient values are infinite, NaN or beyond `bound`."""
     found = np.int32(0)
-    for first in range(0, count, LANES):
-        fetch_ahead(values, first, itemsize)
-        for i in range(first, min(first + LANES, count)):
-            found += np.int32(not rules.is_usable(values[i], bound))
+    for i in range(count):
+        found += np.int32(not rules.is_usable(values[i], bound))
     return found
 
 
 @cpu_function
-def square_sum(values: Any, count: Any, itemsize: Any) -> Any:
+def largest_pattern(words: Any, count: Any, itemsize: Any, signless: Any, ahead: Any) -> Any:
+    """Return the largest of `count` bit patterns without their signs.
+
+    Those of floats are in the order of magnitude, a NaN's above all, and integers compare at twice the pace.
+    """
+    largest = signless ^ signless
+    # Rows by eights: at the end of each loop the lanes of a vector meet.
+    for first in range(0, count, 8 * LANES):
+        for row in range(8):
+            fetch_ahead(words, first + row * LANES, itemsize, ahead)
+        for i in range(first, min(first + 8 * LANES, count)):
+            largest = max(largest, words[i] & signless)
+    return largest
+
+
+@cpu_function
+def square_sum(values: Any, count: Any, itemsize: Any, ahead: Any) -> Any:
     """Return the sum of the squares of `count` values."""
     lanes = stack_values(LANES, 0.0)
     clear_lanes(lanes)
     for first in range(0, count, LANES):
-        fetch_ahead(values, first, itemsize)
+        fetch_ahead(values, first, itemsize, ahead)
         for lane in range(min(count - first, LANES)):
             lanes[lane] = rules.add_square(lanes[lane], values[first + lane])
     return add_lanes(lanes)
