@@ -11,7 +11,7 @@ import numpy as np
 from numba_lamb._compile import bind, cpu_function
 from numba_lamb._tuning import LINE
 from numba_lamb.kernels.cpu.intrinsics import fma, prefetch, stack_values
-from numba_lamb.layout import LANES
+from numba_lamb.layout import CHUNK, LANES
 from numba_lamb.numerics import rules as rule_text
 
 rules = bind(rule_text, cpu_function, fma=fma)
@@ -95,11 +95,12 @@ def largest_pattern(words: Any, count: Any, itemsize: Any, signless: Any, ahead:
     Those of floats are in the order of magnitude, a NaN's above all, and integers compare at twice the pace.
     """
     largest = signless ^ signless
-    # Rows by eights: at the end of each loop the lanes of a vector meet.
-    for first in range(0, count, 8 * LANES):
-        for row in range(8):
-            fetch_ahead(words, first + row * LANES, itemsize, ahead)
-        for i in range(first, min(first + 8 * LANES, count)):
+    # In one go where nothing is prefetched: at the end of each loop the lanes of a vector meet.
+    stretch = 4 * LANES if ahead > 0 else CHUNK
+    for first in range(0, count, stretch):
+        for row in range(first, first + 4 * LANES, LANES):
+            fetch_ahead(words, row, itemsize, ahead)
+        for i in range(first, min(first + stretch, count)):
             largest = max(largest, words[i] & signless)
     return largest
 
