@@ -62,6 +62,9 @@ class CpuBucket(Bucket):
         self.signless = np.invert(np.zeros(1, dtype=self.bound_patterns.dtype)) >> np.uint8(1)
         # How many bytes ahead loops prefetch.
         self.ahead = np.zeros(1, dtype=np.int64)
+        # How arrays are stored, and what random bits are made of; None where all are as they are computed with.
+        self.formats: NDArray[np.int64] | None = None
+        self.keys: NDArray[np.int64] | None = None
         self._bounds_of: float | None = None
         self.squares = np.zeros(count)
         self.total = np.zeros(1)

@@ -47,12 +47,12 @@ from numba_lamb.kernels.columns import (
     WEIGHT_SQUARES,
     WEIGHTS,
 )
-from numba_lamb.kernels.cpu.intrinsics import pointer_to, stack_values
+from numba_lamb.kernels.cpu.intrinsics import stack_values
+from numba_lamb.kernels.cpu.rows import fetch_ahead, load, row_key, storage, store, stored
 from numba_lamb.kernels.cpu.sums import (
     add_lanes,
-    centralize,
+    chunk_gradient,
     clear_lanes,
-    fetch_ahead,
     layer_norm,
     layer_sum,
     rules,
@@ -63,66 +63,36 @@ from numba_lamb.layout import CHUNK, LANES
 
 
 @cpu_function
-def shrink_weights(chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any) -> None:
+def shrink_weights(
+    chunk: Any, addresses: Any, formats: Any, keys: Any, steps: Any, hyper: Any, sizes: Any, chunks: Any
+) -> None:
     """Take ``w <- (1 - lr*decay)*w`` over one chunk: 8 bytes per float32 parameter of a layer decayed so."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     shrink = hyper[layer, SHRINK]
     if addresses[layer, GRADIENT] == 0 or shrink == 1:
         return
-    w = pointer_to(addresses[layer, WEIGHTS] + start * hyper.itemsize, shrink)
-    for i in range(min(sizes[layer] - start, CHUNK)):
-        w[i] = rules.multiply(shrink, w[i])
+    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    key = row_key(formats, keys, steps, layer, start, storage.SHRUNK)
+    buffer = stack_values(LANES, shrink)
+    for first in range(0, count, LANES):
+        width, at = min(count - first, LANES), start + first
+        w = load(weights, at, width, itemsize, buffer)
+        for lane in range(width):
+            w[lane] = rules.multiply(shrink, w[lane])
+        store(weights, at, width, w, False, key)
 
 
 # -- LAMB ----------------------------------------------------------------------------------------------------
 
 
 @cpu_function
-def lamb_moments(
-    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, rate: Any, ahead: Any, sums: Any
-) -> None:
-    """Advance m and v over one chunk and put the sums of w^2 and u^2 into `sums`.
-
-    Where the layer does not adapt, its weights are updated in the same reading, with step length `rate`.
-    """
-    waits = row[ADAPT] != 0
-    beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
-    beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
-    eps, decay = row[EPS], row[DECAY]
-    weight_lanes = stack_values(LANES, 0.0)
-    update_lanes = stack_values(LANES, 0.0)
-    clear_lanes(weight_lanes)
-    clear_lanes(update_lanes)
-    u = stack_values(LANES, eps)
-    for first in range(0, count, LANES):
-        width = min(count - first, LANES)
-        fetch_ahead(w, first, row.itemsize, ahead)
-        fetch_ahead(g, first, row.itemsize, ahead)
-        fetch_ahead(m, first, row.itemsize, ahead)
-        fetch_ahead(v, first, row.itemsize, ahead)
-        # Two loops, so that the float64 sums do not halve the width of the arithmetic.
-        for lane in range(width):
-            i = first + lane
-            g_i = rescale * g[i]
-            m_i = rules.first_moment(m[i], g_i, beta1, complement1)
-            v_i = rules.second_moment(v[i], g_i, beta2, complement2)
-            u[lane] = rules.lamb_direction(w[i], m_i, v_i, correction1, correction2, eps, decay)
-            m[i] = m_i
-            v[i] = v_i
-        for lane in range(width):
-            weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[first + lane])
-            update_lanes[lane] = rules.add_square(update_lanes[lane], u[lane])
-        if not waits:
-            for lane in range(width):
-                w[first + lane] = rules.descend(w[first + lane], u[lane], rate)
-    sums[WEIGHT_SQUARES] = add_lanes(weight_lanes)
-    sums[UPDATE_SQUARES] = add_lanes(update_lanes)
-
-
-@cpu_function
 def advance_chunk(
     chunk: Any,
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    steps: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -133,63 +103,116 @@ def advance_chunk(
     ahead: Any,
     sums: Any,
 ) -> None:
-    """Take the first pass over one chunk: 24 bytes per float32 parameter, 28 where it is the only one."""
+    """Advance m and v over one chunk and add up w^2 and u^2: 24 bytes per float32 parameter.
+
+    Where the layer does not adapt, its weights are updated in the same reading: 28 bytes.
+    """
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    count = min(sizes[layer] - start, CHUNK)
-    skipped = start * hyper.itemsize
-    rescale, rate = hyper[layer, RESCALE], hyper.dtype.type(rates[layer])
-    w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
-    g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
-    m = pointer_to(addresses[layer, EXP_AVG] + skipped, rescale)
-    v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, rescale)
-    if first_row[layer] >= 0:
-        one, zero = hyper.dtype.type(1), hyper.dtype.type(0)
-        central = stack_values(CHUNK, rescale)
-        layer_means = means[first_row[layer] :]
-        centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-        # The factor is in the centralized gradient already.
-        lamb_moments(w, central, m, v, count, hyper[layer], one, rate, ahead, sums[chunk])
-    else:
-        lamb_moments(w, g, m, v, count, hyper[layer], rescale, rate, ahead, sums[chunk])
+    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
+    waits, rate = row[ADAPT] != 0, hyper.dtype.type(rates[layer])
+    beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
+    beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
+    eps, decay = row[EPS], row[DECAY]
+    central = stack_values(CHUNK, eps)
+    gradient, rescale, _ = chunk_gradient(
+        addresses,
+        formats,
+        layer,
+        start,
+        count,
+        itemsize,
+        row[RESCALE],
+        hyper.dtype.type(0),
+        first_row,
+        row_lengths,
+        means,
+        central,
+    )
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    firsts = stored(addresses, formats, layer, EXP_AVG)
+    seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
+    key = row_key(formats, keys, steps, layer, start, storage.MOMENTS)
+    weights_key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
+    weight_lanes, update_lanes = stack_values(LANES, 0.0), stack_values(LANES, 0.0)
+    clear_lanes(weight_lanes)
+    clear_lanes(update_lanes)
+    w_buffer, g_buffer, u = stack_values(LANES, eps), stack_values(LANES, eps), stack_values(LANES, eps)
+    m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    for first in range(0, count, LANES):
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(gradient, at, itemsize, ahead)
+        fetch_ahead(firsts, at, itemsize, ahead)
+        fetch_ahead(seconds, at, itemsize, ahead)
+        w, g = load(weights, at, width, itemsize, w_buffer), load(gradient, at, width, itemsize, g_buffer)
+        m, v = load(firsts, at, width, itemsize, m_buffer), load(seconds, at, width, itemsize, v_buffer)
+        # Loops of their own, so that the float64 sums do not halve the width of the arithmetic.
+        for lane in range(width):
+            g_i = rescale * g[lane]
+            m[lane] = rules.first_moment(m[lane], g_i, beta1, complement1)
+            v[lane] = rules.second_moment(v[lane], g_i, beta2, complement2)
+        store(firsts, at, width, m, False, key)
+        store(seconds, at, width, v, True, key)
+        for lane in range(width):
+            u[lane] = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
+        for lane in range(width):
+            weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[lane])
+            update_lanes[lane] = rules.add_square(update_lanes[lane], u[lane])
+        if not waits:
+            for lane in range(width):
+                w[lane] = rules.descend(w[lane], u[lane], rate)
+            store(weights, at, width, w, False, weights_key)
+    sums[chunk, WEIGHT_SQUARES] = add_lanes(weight_lanes)
+    sums[chunk, UPDATE_SQUARES] = add_lanes(update_lanes)
 
 
 @cpu_function
 def other_norm_chunk(
-    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
+    chunk: Any,
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    hyper64: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    sums: Any,
 ) -> None:
     """Replace the sum of u^2 of a layer whose ratio divides by another norm: 16 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     kind = hyper64[layer, NORM_OF]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0 or kind == rules.DIRECTION:
         return
-    count = min(sizes[layer] - start, CHUNK)
-    skipped = start * hyper.itemsize
+    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
     correction1, correction2 = hyper[layer, CORRECTION1], hyper[layer, CORRECTION2]
     eps, decay = hyper[layer, EPS], hyper[layer, DECAY]
-    w = pointer_to(addresses[layer, WEIGHTS] + skipped, eps)
-    g = pointer_to(addresses[layer, GRADIENT] + skipped, eps)
-    m = pointer_to(addresses[layer, EXP_AVG] + skipped, eps)
-    v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, eps)
-    lanes = stack_values(LANES, 0.0)
-    gradient_lanes = stack_values(LANES, 0.0)
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    gradient = stored(addresses, formats, layer, GRADIENT)
+    firsts = stored(addresses, formats, layer, EXP_AVG)
+    seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
+    lanes, gradient_lanes = stack_values(LANES, 0.0), stack_values(LANES, 0.0)
     clear_lanes(lanes)
     clear_lanes(gradient_lanes)
+    w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     zero = hyper.dtype.type(0)
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, hyper.itemsize, ahead)
-        fetch_ahead(g, first, hyper.itemsize, ahead)
-        fetch_ahead(m, first, hyper.itemsize, ahead)
-        fetch_ahead(v, first, hyper.itemsize, ahead)
-        for lane in range(min(count - first, LANES)):
-            i = first + lane
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(gradient, at, itemsize, ahead)
+        fetch_ahead(firsts, at, itemsize, ahead)
+        fetch_ahead(seconds, at, itemsize, ahead)
+        w, g = load(weights, at, width, itemsize, w_buffer), load(gradient, at, width, itemsize, g_buffer)
+        m, v = load(firsts, at, width, itemsize, m_buffer), load(seconds, at, width, itemsize, v_buffer)
+        for lane in range(width):
             if kind == rules.UNDECAYED:
-                u_i = rules.lamb_direction(w[i], m[i], v[i], correction1, correction2, eps, zero)
+                u_i = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, zero)
             else:
-                u_i = rules.lamb_eps_in_root(w[i], m[i], v[i], correction1, correction2, eps, decay)
+                u_i = rules.lamb_eps_in_root(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
             lanes[lane] = rules.add_square(lanes[lane], u_i)
-            gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], g[i])
+            gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], g[lane])
     sums[chunk, UPDATE_SQUARES] = add_lanes(lanes)
     sums[chunk, GRADIENT_SQUARES] = add_lanes(gradient_lanes)
 
@@ -228,26 +251,44 @@ def lamb_layer(
 
 @cpu_function
 def descend_chunk(
-    chunk: Any, addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any, ahead: Any
+    chunk: Any,
+    addresses: Any,
+    formats: Any,
+    keys: Any,
+    steps: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    scales: Any,
+    ahead: Any,
 ) -> None:
     """Recompute u over one chunk of a layer that adapts and take ``w <- w - scale*u``: 16 bytes per parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
         return
-    count = min(sizes[layer] - start, CHUNK)
-    skipped = start * hyper.itemsize
+    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
     correction1, correction2 = hyper[layer, CORRECTION1], hyper[layer, CORRECTION2]
     eps, decay, scale = hyper[layer, EPS], hyper[layer, DECAY], scales[layer, DESCEND]
-    w = pointer_to(addresses[layer, WEIGHTS] + skipped, eps)
-    m = pointer_to(addresses[layer, EXP_AVG] + skipped, eps)
-    v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, eps)
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    firsts = stored(addresses, formats, layer, EXP_AVG)
+    seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
+    key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
+    w_buffer, m_buffer, v_buffer = (
+        stack_values(LANES, eps),
+        stack_values(LANES, eps),
+        stack_values(LANES, eps),
+    )
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, hyper.itemsize, ahead)
-        fetch_ahead(m, first, hyper.itemsize, ahead)
-        fetch_ahead(v, first, hyper.itemsize, ahead)
-        for i in range(first, min(first + LANES, count)):
-            u_i = rules.lamb_direction(w[i], m[i], v[i], correction1, correction2, eps, decay)
-            w[i] = rules.descend(w[i], u_i, scale)
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(firsts, at, itemsize, ahead)
+        fetch_ahead(seconds, at, itemsize, ahead)
+        w = load(weights, at, width, itemsize, w_buffer)
+        m, v = load(firsts, at, width, itemsize, m_buffer), load(seconds, at, width, itemsize, v_buffer)
+        for lane in range(width):
+            u_i = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
+            w[lane] = rules.descend(w[lane], u_i, scale)
+        store(weights, at, width, w, False, key)
 
 
 # -- LARS and Momentum, which is LARS with ratio 1 -----------------------------------------------------------
@@ -255,37 +296,43 @@ def descend_chunk(
 
 @cpu_function
 def sum_chunk(
-    chunk: Any, addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
+    chunk: Any,
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    hyper64: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    sums: Any,
 ) -> None:
     """Put the sums of w^2 and of the rescaled g^2 over one chunk into `sums`: 8 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
         return
-    count = min(sizes[layer] - start, CHUNK)
-    skipped = start * hyper.itemsize
+    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
     rescale, decay = hyper[layer, RESCALE], hyper[layer, DECAY]
     decayed = hyper64[layer, DECAYED_NORM] != 0
-    w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
-    g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
-    weight_lanes = stack_values(LANES, 0.0)
-    gradient_lanes = stack_values(LANES, 0.0)
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    gradient = stored(addresses, formats, layer, GRADIENT)
+    weight_lanes, gradient_lanes = stack_values(LANES, 0.0), stack_values(LANES, 0.0)
     clear_lanes(weight_lanes)
     clear_lanes(gradient_lanes)
+    w_buffer, g_buffer = stack_values(LANES, rescale), stack_values(LANES, rescale)
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, hyper.itemsize, ahead)
-        fetch_ahead(g, first, hyper.itemsize, ahead)
-        width = min(count - first, LANES)
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(gradient, at, itemsize, ahead)
+        w, g = load(weights, at, width, itemsize, w_buffer), load(gradient, at, width, itemsize, g_buffer)
         if decayed:
             for lane in range(width):
-                i = first + lane
-                d_i = rules.decayed_gradient(g[i], w[i], rescale, decay)
-                weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[i])
+                d_i = rules.decayed_gradient(g[lane], w[lane], rescale, decay)
+                weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[lane])
                 gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], d_i)
         else:
             for lane in range(width):
-                i = first + lane
-                weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[i])
-                gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], rescale * g[i])
+                weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[lane])
+                gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], rescale * g[lane])
     sums[chunk, WEIGHT_SQUARES] = add_lanes(weight_lanes)
     sums[chunk, UPDATE_SQUARES] = add_lanes(gradient_lanes)
 
@@ -339,36 +386,12 @@ def lars_layer(
 
 
 @cpu_function
-def momentum_update(
-    w: Any,
-    g: Any,
-    v: Any,
-    count: Any,
-    row: Any,
-    rescale: Any,
-    decay: Any,
-    advance: Any,
-    descend: Any,
-    ahead: Any,
-) -> None:
-    """Advance v and update w over one chunk."""
-    momentum, velocity, lookahead = row[BETA1], row[VELOCITY], row[LOOKAHEAD]
-    for first in range(0, count, LANES):
-        fetch_ahead(w, first, row.itemsize, ahead)
-        fetch_ahead(g, first, row.itemsize, ahead)
-        fetch_ahead(v, first, row.itemsize, ahead)
-        for i in range(first, min(first + LANES, count)):
-            d_i = rules.decayed_gradient(g[i], w[i], rescale, decay)
-            v_i = rules.momentum_advance(v[i], d_i, momentum, advance)
-            u_i = rules.momentum_direction(v_i, d_i, advance, velocity, lookahead)
-            v[i] = v_i
-            w[i] = rules.descend(w[i], u_i, descend)
-
-
-@cpu_function
 def update_chunk(
     chunk: Any,
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    steps: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -378,23 +401,55 @@ def update_chunk(
     scales: Any,
     ahead: Any,
 ) -> None:
-    """Take the momentum step over one chunk: 20 bytes per float32 parameter."""
+    """Advance v and update w over one chunk: 20 bytes per float32 parameter."""
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    count = min(sizes[layer] - start, CHUNK)
-    skipped = start * hyper.itemsize
-    rescale, decay = hyper[layer, RESCALE], hyper[layer, DECAY]
+    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
+    momentum, velocity, lookahead = row[BETA1], row[VELOCITY], row[LOOKAHEAD]
     advance, descend = scales[layer, ADVANCE], scales[layer, DESCEND]
-    w = pointer_to(addresses[layer, WEIGHTS] + skipped, decay)
-    g = pointer_to(addresses[layer, GRADIENT] + skipped, decay)
-    v = pointer_to(addresses[layer, EXP_AVG] + skipped, decay)
-    if first_row[layer] >= 0:
-        one, zero = hyper.dtype.type(1), hyper.dtype.type(0)
-        central = stack_values(CHUNK, decay)
-        layer_means = means[first_row[layer] :]
-        centralize(central, g, w, start, count, rescale, decay, layer_means, row_lengths[layer])
-        # The decay is in the centralized gradient already.
-        momentum_update(w, central, v, count, hyper[layer], one, zero, advance, descend, ahead)
-    else:
-        momentum_update(w, g, v, count, hyper[layer], rescale, decay, advance, descend, ahead)
+    central = stack_values(CHUNK, momentum)
+    gradient, rescale, decay = chunk_gradient(
+        addresses,
+        formats,
+        layer,
+        start,
+        count,
+        itemsize,
+        row[RESCALE],
+        row[DECAY],
+        first_row,
+        row_lengths,
+        means,
+        central,
+    )
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    buffers = stored(addresses, formats, layer, EXP_AVG)
+    key = row_key(formats, keys, steps, layer, start, storage.MOMENTS)
+    weights_key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
+    w_buffer, g_buffer = stack_values(LANES, momentum), stack_values(LANES, momentum)
+    v_buffer = stack_values(LANES, momentum)
+    for first in range(0, count, LANES):
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(gradient, at, itemsize, ahead)
+        fetch_ahead(buffers, at, itemsize, ahead)
+        w, g = load(weights, at, width, itemsize, w_buffer), load(gradient, at, width, itemsize, g_buffer)
+        v = load(buffers, at, width, itemsize, v_buffer)
+        if formats is None:
+            for lane in range(width):
+                d_i = rules.decayed_gradient(g[lane], w[lane], rescale, decay)
+                v_i = rules.momentum_advance(v[lane], d_i, momentum, advance)
+                u_i = rules.momentum_direction(v_i, d_i, advance, velocity, lookahead)
+                v[lane] = v_i
+                w[lane] = rules.descend(w[lane], u_i, descend)
+        else:
+            for lane in range(width):
+                d_i = rules.decayed_gradient(g[lane], w[lane], rescale, decay)
+                v[lane] = rules.momentum_advance(v[lane], d_i, momentum, advance)
+            store(buffers, at, width, v, False, key)
+            for lane in range(width):
+                d_i = rules.decayed_gradient(g[lane], w[lane], rescale, decay)
+                u_i = rules.momentum_direction(v[lane], d_i, advance, velocity, lookahead)
+                w[lane] = rules.descend(w[lane], u_i, descend)
+            store(weights, at, width, w, False, weights_key)

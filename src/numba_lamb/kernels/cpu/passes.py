@@ -33,7 +33,7 @@ from numba_lamb.kernels.cpu.chunks import (
     sum_chunk,
     update_chunk,
 )
-from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to
+from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee
 from numba_lamb.kernels.cpu.lans import (
     lans_advance,
     lans_descend,
@@ -41,6 +41,7 @@ from numba_lamb.kernels.cpu.lans import (
     lans_ratio,
     lans_squares,
 )
+from numba_lamb.kernels.cpu.rows import is_native, stored
 from numba_lamb.kernels.cpu.sums import (
     count_unusable,
     largest_pattern,
@@ -55,6 +56,7 @@ from numba_lamb.layout import CHUNK
 @cpu_kernel
 def check_gradients(
     addresses: Any,
+    formats: Any,
     bounds: Any,
     bound_patterns: Any,
     signless: Any,
@@ -63,21 +65,33 @@ def check_gradients(
     ahead: Any,
     found: Any,
 ) -> None:
-    """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per parameter."""
+    """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
         if addresses[layer, GRADIENT] != 0:
-            position = addresses[layer, GRADIENT] + start * bounds.itemsize
-            count = min(sizes[layer] - start, CHUNK)
-            words = pointer_to(position, signless[0])
-            if largest_pattern(words, count, bounds.itemsize, signless[0], ahead[0]) > bound_patterns[layer]:
-                found[chunk] = count_unusable(pointer_to(position, bounds[layer]), count, bounds[layer])
+            count, itemsize, bound = min(sizes[layer] - start, CHUNK), bounds.itemsize, bounds[layer]
+            gradient = stored(addresses, formats, layer, GRADIENT)
+            # Patterns are compared where values are not converted first.
+            if not is_native(formats, layer, GRADIENT) or (
+                largest_pattern(gradient, start, count, itemsize, signless[0], ahead[0])
+                > bound_patterns[layer]
+            ):
+                found[chunk] = count_unusable(gradient, start, count, itemsize, bound, ahead[0])
+        leave_ieee(mode)
 
 
 @cpu_kernel
 def gradient_squares(
-    addresses: Any, bounds: Any, sizes: Any, chunks: Any, ahead: Any, found: Any, sums: Any
+    addresses: Any,
+    formats: Any,
+    bounds: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    found: Any,
+    sums: Any,
 ) -> None:
     """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
     for chunk in prange(chunks.shape[0]):
@@ -86,14 +100,14 @@ def gradient_squares(
         found[chunk] = 0
         sums[chunk, GRADIENT_SQUARES] = 0.0
         if addresses[layer, GRADIENT] != 0:
-            count = min(sizes[layer] - start, CHUNK)
-            values = pointer_to(addresses[layer, GRADIENT] + start * bounds.itemsize, bounds[layer])
-            squares = square_sum(values, count, bounds.itemsize, ahead[0])
+            count, itemsize, one = min(sizes[layer] - start, CHUNK), bounds.itemsize, bounds.dtype.type(1)
+            gradient = stored(addresses, formats, layer, GRADIENT)
+            squares = square_sum(gradient, start, count, itemsize, one, ahead[0])
             sums[chunk, GRADIENT_SQUARES] = squares
             # No value can be infinite, NaN or beyond the bound where the sum is not.
             bound = np.float64(bounds[layer])
             if not (math.isfinite(squares) and squares <= bound * bound):
-                found[chunk] = count_unusable(values, count, bounds[layer])
+                found[chunk] = count_unusable(gradient, start, count, itemsize, bounds[layer], ahead[0])
         leave_ieee(mode)
 
 
@@ -110,7 +124,9 @@ def total_squares(first_chunk: Any, sums: Any, hyper64: Any, squares: Any, total
 
 
 @cpu_kernel
-def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, means: Any) -> None:
+def row_means(
+    addresses: Any, formats: Any, prepared: Any, row_table: Any, row_lengths: Any, means: Any
+) -> None:
     """Write the mean of each row (all axes but the first) of the layers that are centralized.
 
     `prepared` holds for each layer the factor of its gradient and of its weights.
@@ -121,25 +137,30 @@ def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, m
         if addresses[layer, GRADIENT] != 0:
             rescale, decay = prepared[layer, 0], prepared[layer, 1]
             length = row_lengths[layer]
-            skipped = row_table[row, 1] * length * prepared.itemsize
-            g = pointer_to(addresses[layer, GRADIENT] + skipped, decay)
-            w = pointer_to(addresses[layer, WEIGHTS] + skipped, decay)
-            means[row] = row_mean(g, w, length, rescale, decay)
+            gradient = stored(addresses, formats, layer, GRADIENT)
+            weights = stored(addresses, formats, layer, WEIGHTS)
+            at = row_table[row, 1] * length
+            means[row] = row_mean(gradient, weights, at, length, prepared.itemsize, rescale, decay)
         leave_ieee(mode)
 
 
 @cpu_kernel
-def decay_weights(addresses: Any, hyper: Any, sizes: Any, chunks: Any) -> None:
+def decay_weights(
+    addresses: Any, formats: Any, keys: Any, steps: Any, hyper: Any, sizes: Any, chunks: Any
+) -> None:
     """Decay the weights of layers whose decay is not in the direction."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        shrink_weights(chunk, addresses, hyper, sizes, chunks)
+        shrink_weights(chunk, addresses, formats, keys, steps, hyper, sizes, chunks)
         leave_ieee(mode)
 
 
 @cpu_kernel
 def lamb_advance(
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    steps: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -157,19 +178,39 @@ def lamb_advance(
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
         advance_chunk(
-            chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, rates, ahead[0], sums
+            chunk,
+            addresses,
+            formats,
+            keys,
+            steps,
+            hyper,
+            sizes,
+            chunks,
+            first_row,
+            row_lengths,
+            means,
+            rates,
+            ahead[0],
+            sums,
         )
         leave_ieee(mode)
 
 
 @cpu_kernel
 def lamb_other_norm(
-    addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    hyper64: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    sums: Any,
 ) -> None:
     """Replace the sums of u^2 in layers whose ratio divides by another norm: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        other_norm_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, ahead[0], sums)
+        other_norm_chunk(chunk, addresses, formats, hyper, hyper64, sizes, chunks, ahead[0], sums)
         leave_ieee(mode)
 
 
@@ -192,22 +233,39 @@ def lamb_ratio(
 
 
 @cpu_kernel
-def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any, ahead: Any) -> None:
+def lamb_descend(
+    addresses: Any,
+    formats: Any,
+    keys: Any,
+    steps: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    scales: Any,
+    ahead: Any,
+) -> None:
     """Make LAMB's update anew where layers adapt, and apply it: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        descend_chunk(chunk, addresses, hyper, sizes, chunks, scales, ahead[0])
+        descend_chunk(chunk, addresses, formats, keys, steps, hyper, sizes, chunks, scales, ahead[0])
         leave_ieee(mode)
 
 
 @cpu_kernel
 def lars_sums(
-    addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, ahead: Any, sums: Any
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    hyper64: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    sums: Any,
 ) -> None:
     """Add up the squares of weights and gradients in layers that adapt: 8 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        sum_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, ahead[0], sums)
+        sum_chunk(chunk, addresses, formats, hyper, hyper64, sizes, chunks, ahead[0], sums)
         leave_ieee(mode)
 
 
@@ -232,6 +290,9 @@ def lars_ratio(
 @cpu_kernel
 def lars_update(
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    steps: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -244,7 +305,21 @@ def lars_update(
     """Take the momentum step: 20 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        update_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales, ahead[0])
+        update_chunk(
+            chunk,
+            addresses,
+            formats,
+            keys,
+            steps,
+            hyper,
+            sizes,
+            chunks,
+            first_row,
+            row_lengths,
+            means,
+            scales,
+            ahead[0],
+        )
         leave_ieee(mode)
 
 

@@ -1,0 +1,253 @@
+"""Rows of a layer's arrays as the numbers that are computed with, whatever they are stored as.
+
+A row is at most `LANES` values. Where all is stored as it is computed with, `formats` is None, and a row is the
+memory itself. Elsewhere `load` reads a row into a buffer, and `store` writes it back.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from numba_lamb._compile import bind, cpu_function
+from numba_lamb._tuning import LINE
+from numba_lamb.kernels.columns import (
+    BFLOAT16,
+    EXP_AVG,
+    FIRST_8,
+    FLOAT16,
+    FLOAT32,
+    FLOAT64,
+    MASTERED,
+    NATIVE,
+    PARAMETER,
+    REST,
+    SECOND_8,
+    SECOND_16,
+    SEED,
+    SPLIT,
+    WEIGHTS,
+)
+from numba_lamb.kernels.cpu.intrinsics import (
+    address_of,
+    bits_of,
+    float_of,
+    from_element,
+    pointer_to,
+    prefetch,
+)
+from numba_lamb.layout import CHUNK, LANES
+from numba_lamb.numerics import storage as storage_text
+
+storage = bind(storage_text, cpu_function, bits_of=bits_of, float_of=float_of)
+
+_BYTE, _SIGNED_BYTE, _HALF = np.uint8(0), np.int8(0), np.uint16(0)
+_SINGLE, _DOUBLE = np.float32(0), np.float64(0)
+
+
+@cpu_function
+def stored(addresses: Any, formats: Any, layer: Any, column: Any) -> Any:
+    """Return a layer's array as rows are read of it: how it is stored, its address, and that of the rest of it."""
+    other = addresses[layer, REST if column == WEIGHTS else column + REST - EXP_AVG + 1]
+    return _kind(formats, layer, column), addresses[layer, column], other
+
+
+@cpu_function
+def _kind(formats: Any, layer: Any, column: Any) -> Any:
+    if formats is None:
+        return None
+    return formats[layer, column]
+
+
+@cpu_function
+def is_native(formats: Any, layer: Any, column: Any) -> Any:
+    """Return whether an array is stored as it is computed with."""
+    if formats is None:
+        return True
+    return formats[layer, column] == NATIVE
+
+
+@cpu_function
+def in_place_of(array: Any, buffer: Any, start: Any, itemsize: Any) -> Any:
+    """Return a buffer with the values of one chunk, from element `start` on, as rows are read of it."""
+    return _native(array[0]), address_of(buffer) - start * itemsize, array[2]
+
+
+@cpu_function
+def _native(kind: Any) -> Any:
+    if kind is None:
+        return None
+    return NATIVE
+
+
+@cpu_function
+def load(array: Any, at: Any, width: Any, itemsize: Any, buffer: Any) -> Any:
+    """Return a pointer to `width` values of an array from element `at` on; `buffer` may hold them."""
+    return _load(array[0], array[1], array[2], at, width, itemsize, buffer)
+
+
+@cpu_function
+def _load(kind: Any, address: Any, other: Any, at: Any, width: Any, itemsize: Any, buffer: Any) -> Any:
+    if kind is None:
+        return from_element(pointer_to(address, buffer[0]), at)
+    if kind == NATIVE:
+        return from_element(pointer_to(address, buffer[0]), at)
+    if kind == SPLIT:
+        high, low = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 2, _HALF)
+        for i in range(width):
+            buffer[i] = storage.joined(np.int64(high[i]), np.int64(low[i]))
+    elif kind == MASTERED:
+        half, master = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 4, _SINGLE)
+        for i in range(width):
+            buffer[i] = storage.mastered(master[i], np.int64(half[i]))
+    elif kind in (BFLOAT16, SECOND_16):
+        half = pointer_to(address + at * 2, _HALF)
+        for i in range(width):
+            buffer[i] = storage.from_bfloat16(np.int64(half[i]))
+    elif kind == FLOAT16:
+        half = pointer_to(address + at * 2, _HALF)
+        for i in range(width):
+            buffer[i] = storage.from_float16(np.int64(half[i]))
+    elif kind == FLOAT32:
+        single = pointer_to(address + at * 4, _SINGLE)
+        for i in range(width):
+            buffer[i] = single[i]
+    elif kind == FLOAT64:
+        double = pointer_to(address + at * 8, _DOUBLE)
+        for i in range(width):
+            buffer[i] = double[i]
+    elif kind == FIRST_8:
+        first, scale = pointer_to(address + at, _SIGNED_BYTE), pointer_to(other, _SINGLE)[at // LANES]
+        for i in range(width):
+            buffer[i] = storage.first_from_code(np.int32(first[i]), scale)
+    elif kind == SECOND_8:
+        second, scale = pointer_to(address + at, _BYTE), pointer_to(other, _SINGLE)[at // LANES]
+        for i in range(width):
+            buffer[i] = storage.second_from_code(np.int32(second[i]), scale)
+    return buffer
+
+
+@cpu_function
+def row_key(formats: Any, keys: Any, steps: Any, layer: Any, at: Any, use: Any) -> Any:
+    """Return what the random bits of a chunk are made of, for one use in the step that is being taken."""
+    if formats is None:
+        return 0
+    step, chunk = np.int64(steps[layer]), at // CHUNK
+    return storage.chunk_key(keys[layer, SEED], keys[layer, PARAMETER], step, chunk, use)
+
+
+@cpu_function
+def store(array: Any, at: Any, width: Any, values: Any, upper: Any, key: Any) -> None:
+    """Write back a row that `load` returned; `values` are then as they are stored, a split master as it was.
+
+    Parameters
+    ----------
+    array, at, width
+        As for `load`.
+    values : pointer
+        The row.
+    upper : bool
+        Which half of an element's random bits is for this array.
+    key : int
+        What `row_key` returned.
+    """
+    _store(array[0], array[1], array[2], at, width, values, upper, key)
+
+
+@cpu_function
+def _store(
+    kind: Any, address: Any, other: Any, at: Any, width: Any, values: Any, upper: Any, key: Any
+) -> None:
+    if kind is None:
+        return
+    if kind == NATIVE:
+        return
+    place = at % CHUNK
+    if kind == SPLIT:
+        high, low = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 2, _HALF)
+        for i in range(width):
+            bits = bits_of(np.float32(values[i]))
+            nearest = storage.split_high(bits)
+            high[i] = nearest
+            low[i] = storage.split_low(bits, nearest)
+    elif kind == MASTERED:
+        half, master = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 4, _SINGLE)
+        for i in range(width):
+            master[i] = values[i]
+            half[i] = storage.to_float16(np.float32(values[i]))
+    elif kind == FLOAT16:
+        half = pointer_to(address + at * 2, _HALF)
+        for i in range(width):
+            half[i] = storage.random_float16(np.float32(values[i]), storage.chance(key, place + i, upper))
+    elif kind == BFLOAT16:
+        half = pointer_to(address + at * 2, _HALF)
+        for i in range(width):
+            found = storage.random_bfloat16(np.float32(values[i]), storage.chance(key, place + i, upper))
+            half[i] = found
+            values[i] = storage.from_bfloat16(found)
+    elif kind == SECOND_16:
+        half = pointer_to(address + at * 2, _HALF)
+        for i in range(width):
+            found = storage.stored_second(np.float32(values[i]), storage.chance(key, place + i, upper))
+            half[i] = found
+            values[i] = storage.from_bfloat16(found)
+    elif kind == FIRST_8:
+        first, scale = pointer_to(address + at, _SIGNED_BYTE), _scale(values, width)
+        pointer_to(other, _SINGLE)[at // LANES] = scale
+        for i in range(width):
+            code = storage.code_of_first(np.float32(values[i]), scale, storage.chance(key, place + i, upper))
+            first[i] = code
+            values[i] = storage.first_from_code(code, scale)
+    elif kind == SECOND_8:
+        second, scale = pointer_to(address + at, _BYTE), _scale(values, width)
+        pointer_to(other, _SINGLE)[at // LANES] = scale
+        for i in range(width):
+            code = storage.code_of_second(np.float32(values[i]), scale, storage.chance(key, place + i, upper))
+            second[i] = code
+            values[i] = storage.second_from_code(code, scale)
+
+
+@cpu_function
+def _scale(values: Any, width: Any) -> Any:
+    """Return the scale of a row; patterns without signs are in the order of magnitude."""
+    largest = np.int64(0)
+    for i in range(width):
+        largest = max(largest, bits_of(np.float32(values[i])) & 0x7FFF_FFFF)
+    return storage.row_scale(float_of(largest))
+
+
+# -- prefetch ------------------------------------------------------------------------------------------------
+
+
+@cpu_function
+def fetch_ahead(array: Any, at: Any, itemsize: Any, ahead: Any) -> None:
+    """Prefetch a row of an array, `ahead` bytes after element `at`; none where it is 0."""
+    if ahead > 0:
+        _fetch(array[0], array[1], array[2], at, itemsize, ahead)
+
+
+@cpu_function
+def _fetch(kind: Any, address: Any, other: Any, at: Any, itemsize: Any, ahead: Any) -> None:
+    if kind is None:
+        _fetch_lines(address + at * itemsize + ahead, LANES * itemsize)
+        return
+    size = itemsize
+    if kind == FLOAT32:
+        size = 4
+    elif kind == FLOAT64:
+        size = 8
+    elif kind in (FIRST_8, SECOND_8):
+        size = 1
+    elif kind != NATIVE:
+        size = 2
+    _fetch_lines(address + at * size + ahead, LANES * size)
+    if kind == SPLIT:
+        _fetch_lines(other + at * 2 + ahead, LANES * 2)
+    elif kind == MASTERED:
+        _fetch_lines(other + at * 4 + ahead, LANES * 4)
+
+
+@cpu_function
+def _fetch_lines(start: Any, length: Any) -> None:
+    line = pointer_to(start, _BYTE)
+    for k in range(0, length, LINE):
+        prefetch(line, k)
