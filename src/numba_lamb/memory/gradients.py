@@ -1,6 +1,7 @@
 """Gradients: in which order they are given, and where they lie in this step."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -38,6 +39,13 @@ class Reader(Protocol):
     def producers(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which the gradients that were read last say that they are ready."""
 
+    @property
+    def dtypes(self) -> Mapping[int, np.dtype[Any]]:
+        """The dtypes of gradients that were read last, of those that are not what is computed with, by layer.
+
+        The same object as long as they stay.
+        """
+
 
 class Held(NamedTuple):
     """A step's gradients, whose addresses are written: to be kept alive until it is taken."""
@@ -47,6 +55,8 @@ class Held(NamedTuple):
     """Where each layer's gradient is, 0 for None: an array that stays as it is."""
     producers: Collection[int] = ()
     """The streams on which they say that they are ready."""
+    dtypes: Mapping[int, np.dtype[Any]] = MappingProxyType({})
+    """Those that are not what is computed with, by layer: the same object as long as they stay."""
 
 
 class WeightTable:
@@ -150,7 +160,7 @@ class GradientTable:
         """Return `gradients` by layer, after writing where they and the parameters lie."""
         ordered = self.ordered(gradients)
         self.update(ordered)
-        return Held(ordered, self.found, self._reader.producers(ordered))
+        return Held(ordered, self.found, self._reader.producers(ordered), self._reader.dtypes)
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""

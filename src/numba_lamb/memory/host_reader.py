@@ -1,6 +1,6 @@
 """HostReader: where parameters and gradients that are NumPy arrays lie, looked up in every step."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,9 +8,18 @@ from numpy.typing import NDArray
 
 from numba_lamb.foreign import kind_of, way_to_array
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
-from numba_lamb.layout import Layer
+from numba_lamb.layout import Layer, arithmetic_of
 from numba_lamb.memory.array_reader import READABLE, WRITABLE, ArrayReader
-from numba_lamb.memory.arrays import address_of, check_form, check_host, is_array, plain
+from numba_lamb.memory.arrays import (
+    FLOATS,
+    address_of,
+    check_host,
+    check_shape,
+    is_array,
+    is_float,
+    one_of,
+    plain,
+)
 
 Int64 = NDArray[np.int64]
 
@@ -32,7 +41,18 @@ class HostReader:
         dtypes = [np.dtype(layer.dtype.type) for layer in layers]
         shapes = [layer.shape for layer in layers]
         self._weights = ArrayReader(shapes, dtypes, WRITABLE, [*map(type, arrays)])
-        self._gradients = ArrayReader(shapes, dtypes, READABLE)
+        self._shapes, self._given = shapes, dtypes
+        self._look_for(dtypes)
+
+    def _look_for(self, dtypes: Sequence[np.dtype[Any]]) -> None:
+        """Take gradients of these dtypes for usual ones."""
+        self._gradients = ArrayReader(self._shapes, dtypes, READABLE)
+        self.dtypes: Mapping[int, np.dtype[Any]] = {
+            k: dtype
+            for k, (dtype, layer) in enumerate(zip(dtypes, self._layers, strict=True))
+            if dtype != arithmetic_of(layer.dtype)
+        }
+        """The dtypes of gradients that are not what is computed with, by layer."""
 
     def weights(self) -> Int64 | None:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
@@ -67,8 +87,14 @@ class HostReader:
         if read is None:
             return None
         found, unusual = read
+        dtypes = list(self._given)
         for k in unusual.tolist():
             found[k] = self.gradient(self._layers[k], arrays[k])
+            dtypes[k] = np.dtype(plain(arrays[k]).dtype.type)
+        if dtypes != self._given:
+            found = found.copy()
+            self._given = dtypes
+            self._look_for(dtypes)
         return found, unusual
 
     def keep_gradients(self, found: Int64) -> None:
@@ -85,7 +111,12 @@ class HostReader:
                 f"{what} must be a numpy.ndarray{place}, got {kind_of(array)}{way_to_array(array)}"
             )
         own = check_host(what, array)
-        check_form(what, layer, own.dtype, own.shape)
+        if not is_float(own.dtype):
+            raise TypeError(
+                f"{what} must be {one_of(FLOATS)} in native byte order, got {own.dtype!r}; "
+                "gradient.astype(np.float32) can be used"
+            )
+        check_shape(what, layer, own.shape)
         return address_of(own) or NOWHERE
 
     def producers(self, arrays: Sequence[Any]) -> set[int]:

@@ -180,6 +180,15 @@ def choice(allowed: Collection[str]) -> Check:
     return check
 
 
+def whole(name: str, where: str, value: Any) -> int:
+    """Return `value` if it is an int from 0 to 2**63-1, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}{where} must be an int from 0 to 2**63-1, got {described(value)}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name}{where} must be an int from 0 to 2**63-1, got {shown(value)}")
+    return value
+
+
 def layer_filter(name: str, where: str, value: Any) -> Any:
     """Return `value` if it is None or callable, else raise."""
     if value is not None and not callable(value):

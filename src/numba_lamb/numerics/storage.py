@@ -215,7 +215,7 @@ def code_between(size: Any, below: Any, above: Any, code: Any, chance: Any) -> A
 def code_of_first(m: Any, scale: Any, chance: Any) -> Any:
     """Return the code of a first moment, at most `scale` in size; `chance` is 16 random bits."""
     size = abs(m)
-    code = min(np.int32(math.sqrt(size / scale) * float_of(FIRST_MOST)), 126)
+    code: Any = min(np.int32(math.sqrt(size / scale) * float_of(FIRST_MOST)), 126)
     below, above = first_from_code(code, scale), first_from_code(code + 1, scale)
     found = code_between(size, below, above, code, chance)
     return -found if m < 0 else found
@@ -223,7 +223,7 @@ def code_of_first(m: Any, scale: Any, chance: Any) -> Any:
 
 def code_of_second(v: Any, scale: Any, chance: Any) -> Any:
     """Return the code of a second moment, at most `scale`; `chance` is 16 random bits."""
-    code = min(np.int32(math.sqrt(math.sqrt(v / scale)) * float_of(SECOND_MOST)), 254)
+    code: Any = min(np.int32(math.sqrt(math.sqrt(v / scale)) * float_of(SECOND_MOST)), 254)
     below, above = second_from_code(code, scale), second_from_code(code + 1, scale)
     found = code_between(v, below, above, code, chance)
     return 1 if found == 0 and v > 0 else found

@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.engine.bucket import Bucket, check_rows, view_of
+from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.choose import choose_backend
 from numba_lamb.engine.columns import write_options
 from numba_lamb.engine.interface import Plan
+from numba_lamb.engine.precision import precision_of
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
@@ -73,6 +74,9 @@ class Optimizer(OptionNames, Described, ABC):
     max_grad_norm = GroupOption()
     grad_centralization = GroupOption()
     decay_filter = GroupOption()
+    master = GroupOption()
+    moments = GroupOption()
+    seed = GroupOption()
     nonfinite = GroupOption()
 
     @property
@@ -118,7 +122,12 @@ class Optimizer(OptionNames, Described, ABC):
         memory = MemoryMap([p.name for p in parameters], [p.storage for p in parameters])
         layout = FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
         new_bucket, state = self._backend.new_bucket, self._method.numpy_state
-        buckets = [new_bucket(layout, dtype, parameters, state) for dtype in layout.dtypes]
+        rows = self._groups.rows()
+        precisions = [
+            precision_of(p.name, p.storage.dtype, rows[p.group].master, rows[p.group].moments)
+            for p in parameters
+        ]
+        buckets = [new_bucket(layout, dtype, parameters, precisions, state) for dtype in layout.dtypes]
         for bucket in buckets:
             for older in self._buckets:
                 if older.dtype == bucket.dtype:
@@ -337,8 +346,8 @@ class Optimizer(OptionNames, Described, ABC):
                 bucket.layers[row].name: {
                     "step": int(of_bucket[id(bucket)]["steps"][row]),
                     **{
-                        name: taken(view_of(of_bucket[id(bucket)][name], bucket.layers[row]))
-                        for name in self._method.numpy_state
+                        name: taken(bucket.state.part(of_bucket[id(bucket)], name, row))
+                        for name in bucket.state.names(row)
                     },
                 }
                 for bucket, row in self._placement
@@ -364,8 +373,8 @@ class Optimizer(OptionNames, Described, ABC):
         for bucket, row in self._placement:
             layer = state["layers"][bucket.layers[row].name]
             of_bucket[id(bucket)]["steps"][row] = layer["step"]
-            for name in self._method.numpy_state:
-                view_of(of_bucket[id(bucket)][name], bucket.layers[row])[...] = layer[name]
+            for name in bucket.state.names(row):
+                bucket.state.part(of_bucket[id(bucket)], name, row)[...] = layer[name]
         for bucket, value in zip(self._buckets, values, strict=True):
             value["updated"][:] = 0
             bucket.restore(value)

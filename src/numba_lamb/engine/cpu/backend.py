@@ -1,6 +1,6 @@
 """CpuBackend: a step on the CPU, in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ from numba_lamb.engine.cpu.counters import Counters
 from numba_lamb.engine.cpu.finite import inspect
 from numba_lamb.engine.cpu.record import CpuRecord
 from numba_lamb.engine.interface import Backend, Plan, named_stats
+from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
@@ -66,10 +67,11 @@ class CpuBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
     ) -> CpuBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        return CpuBucket(layout, dtype, parameters, state_names)
+        return CpuBucket(layout, dtype, parameters, precisions, state_names)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values."""
@@ -101,6 +103,7 @@ class CpuBackend(Backend):
         self._written: tuple[list[float], list[float]] | None = None
         self._corrects_rates = any(bucket.corrects_rates for bucket in self._buckets)
         self._programs: list[Program] = []
+        self._dtypes: Mapping[int, np.dtype[Any]] | None = None
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -115,6 +118,8 @@ class CpuBackend(Backend):
         rates, decays = self._values("lr"), self._values("weight_decay")
         # Schedules and what gives the gradients are the user's code; from here on none runs.
         held = read()
+        if held.dtypes is not self._dtypes:
+            self._write_formats(held.dtypes)
         scale = plan.loss_scale * (plan.grad_scale or 1.0)
         self._write_scale(scale)
         self._write_rates(rates, decays)
@@ -124,6 +129,19 @@ class CpuBackend(Backend):
         else:
             self._counters.skip()
         return passed
+
+    def _write_formats(self, dtypes: Mapping[int, np.dtype[Any]]) -> None:
+        """Tell kernels how gradients are stored, by layer."""
+        self._dtypes = None
+        given: dict[int, dict[int, np.dtype[Any]]] = {}
+        for k, dtype in dtypes.items():
+            bucket, row = self._plan.placement[k]
+            given.setdefault(id(bucket), {})[row] = dtype
+        for each in self._buckets:
+            each.write_gradient_formats(given.get(id(each), {}))
+        # Where all is stored as it is computed with, kernels are others.
+        self._programs = []
+        self._dtypes = dtypes
 
     def _values(self, key: str) -> list[float]:
         applied = self._counters.applied

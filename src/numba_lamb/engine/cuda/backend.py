@@ -21,6 +21,7 @@ from numba_lamb.engine.cuda.record import CudaRecord
 from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
 from numba_lamb.engine.interface import Backend, Plan
+from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cuda import fields
@@ -110,6 +111,7 @@ class CudaBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
@@ -122,7 +124,7 @@ class CudaBackend(Backend):
         # Validate before anything is modified.
         self._rates.rehearse()
         with self._device.current():
-            return CudaBucket(layout, dtype, parameters, state_names, self._device)
+            return CudaBucket(layout, dtype, parameters, precisions, state_names, self._device)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values, after waiting for the device."""
