@@ -16,7 +16,7 @@ _FORMATS = {
     "float64": columns.FLOAT64,
 }
 _CODES = (np.dtype(np.int8), np.dtype(np.uint8))
-_HALF = np.dtype(np.uint16)
+_HALF, _REST = np.dtype(np.uint16), np.dtype(np.int16)
 _SINGLE = np.dtype(np.float32)
 
 
@@ -82,7 +82,7 @@ class Precision:
             dtype = {None: self.compute, "bfloat16": _HALF, "int8": _CODES[number]}[self.moments]
             found[name] = Piece(dtype, size, columns.EXP_AVG + number, True)
         if self.weights == columns.SPLIT:
-            found["remainder"] = Piece(_HALF, size, columns.REST, True)
+            found["remainder"] = Piece(_REST, size, columns.REST, True)
         if self.weights == columns.MASTERED:
             found["master"] = Piece(_SINGLE, size, columns.REST, True)
         if self.moments == "int8":

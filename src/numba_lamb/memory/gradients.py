@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.foreign import kind_of, way_to_array
-from numba_lamb.layout import Layer
+from numba_lamb.layout import Layer, arithmetic_of
 from numba_lamb.memory.arrays import MemoryMap, is_array
 
 Int64 = NDArray[np.int64]
@@ -122,7 +122,6 @@ class GradientTable:
             reader,
             weights,
         )
-        self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
         self.found = np.zeros(len(layers), dtype=np.int64)
         """Where each layer's gradient was at the last update, 0 for None: an array that stays as it is."""
@@ -145,7 +144,7 @@ class GradientTable:
             return
         found, doubtful = read
         for k in doubtful.tolist():
-            owner = memory.owner(int(found[k]), self._nbytes[k])
+            owner = memory.owner(int(found[k]), self._nbytes(k))
             if owner is not None:
                 raise ValueError(
                     f"gradient of {self._layers[k].name!r} shares memory with parameter {owner!r}"
@@ -155,6 +154,11 @@ class GradientTable:
         # The reader's own is overwritten by the next look.
         self.found = found.copy()
         self._reader.keep_gradients(found)
+
+    def _nbytes(self, k: int) -> int:
+        """Return how many bytes a gradient has that was read."""
+        layer = self._layers[k]
+        return layer.size * self._reader.dtypes.get(k, arithmetic_of(layer.dtype)).itemsize
 
     def read(self, gradients: Any) -> Held:
         """Return `gradients` by layer, after writing where they and the parameters lie."""

@@ -48,7 +48,7 @@ from numba_lamb.kernels.columns import (
     WEIGHTS,
 )
 from numba_lamb.kernels.cpu.intrinsics import stack_values
-from numba_lamb.kernels.cpu.rows import fetch_ahead, load, row_key, storage, store, stored
+from numba_lamb.kernels.cpu.rows import draw, fetch_ahead, key_of, load, storage, store, stored
 from numba_lamb.kernels.cpu.sums import (
     add_lanes,
     chunk_gradient,
@@ -73,14 +73,16 @@ def shrink_weights(
         return
     count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
     weights = stored(addresses, formats, layer, WEIGHTS)
-    key = row_key(formats, keys, steps, layer, start, storage.SHRUNK)
     buffer = stack_values(LANES, shrink)
+    key = key_of(formats, keys, steps, layer, start, storage.SHRUNK)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
         w = load(weights, at, width, itemsize, buffer)
         for lane in range(width):
             w[lane] = rules.multiply(shrink, w[lane])
-        store(weights, at, width, w, False, key)
+        draw(weights, at, width, key, bits)
+        store(weights, at, width, w, False, bits)
 
 
 # -- LAMB ----------------------------------------------------------------------------------------------------
@@ -133,13 +135,14 @@ def advance_chunk(
     weights = stored(addresses, formats, layer, WEIGHTS)
     firsts = stored(addresses, formats, layer, EXP_AVG)
     seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
-    key = row_key(formats, keys, steps, layer, start, storage.MOMENTS)
-    weights_key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
     weight_lanes, update_lanes = stack_values(LANES, 0.0), stack_values(LANES, 0.0)
     clear_lanes(weight_lanes)
     clear_lanes(update_lanes)
     w_buffer, g_buffer, u = stack_values(LANES, eps), stack_values(LANES, eps), stack_values(LANES, eps)
     m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    key = key_of(formats, keys, steps, layer, start, storage.MOMENTS)
+    weights_key = key_of(formats, keys, steps, layer, start, storage.WEIGHTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
         fetch_ahead(weights, at, itemsize, ahead)
@@ -153,8 +156,9 @@ def advance_chunk(
             g_i = rescale * g[lane]
             m[lane] = rules.first_moment(m[lane], g_i, beta1, complement1)
             v[lane] = rules.second_moment(v[lane], g_i, beta2, complement2)
-        store(firsts, at, width, m, False, key)
-        store(seconds, at, width, v, True, key)
+        draw(firsts, at, width, key, bits)
+        store(firsts, at, width, m, False, bits)
+        store(seconds, at, width, v, True, bits)
         for lane in range(width):
             u[lane] = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
         for lane in range(width):
@@ -163,7 +167,8 @@ def advance_chunk(
         if not waits:
             for lane in range(width):
                 w[lane] = rules.descend(w[lane], u[lane], rate)
-            store(weights, at, width, w, False, weights_key)
+            draw(weights, at, width, weights_key, bits)
+            store(weights, at, width, w, False, bits)
     sums[chunk, WEIGHT_SQUARES] = add_lanes(weight_lanes)
     sums[chunk, UPDATE_SQUARES] = add_lanes(update_lanes)
 
@@ -272,12 +277,13 @@ def descend_chunk(
     weights = stored(addresses, formats, layer, WEIGHTS)
     firsts = stored(addresses, formats, layer, EXP_AVG)
     seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
-    key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
     w_buffer, m_buffer, v_buffer = (
         stack_values(LANES, eps),
         stack_values(LANES, eps),
         stack_values(LANES, eps),
     )
+    key = key_of(formats, keys, steps, layer, start, storage.WEIGHTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
         fetch_ahead(weights, at, itemsize, ahead)
@@ -288,7 +294,8 @@ def descend_chunk(
         for lane in range(width):
             u_i = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
             w[lane] = rules.descend(w[lane], u_i, scale)
-        store(weights, at, width, w, False, key)
+        draw(weights, at, width, key, bits)
+        store(weights, at, width, w, False, bits)
 
 
 # -- LARS and Momentum, which is LARS with ratio 1 -----------------------------------------------------------
@@ -425,10 +432,11 @@ def update_chunk(
     )
     weights = stored(addresses, formats, layer, WEIGHTS)
     buffers = stored(addresses, formats, layer, EXP_AVG)
-    key = row_key(formats, keys, steps, layer, start, storage.MOMENTS)
-    weights_key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
     w_buffer, g_buffer = stack_values(LANES, momentum), stack_values(LANES, momentum)
     v_buffer = stack_values(LANES, momentum)
+    key = key_of(formats, keys, steps, layer, start, storage.MOMENTS)
+    weights_key = key_of(formats, keys, steps, layer, start, storage.WEIGHTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
         fetch_ahead(weights, at, itemsize, ahead)
@@ -447,9 +455,11 @@ def update_chunk(
             for lane in range(width):
                 d_i = rules.decayed_gradient(g[lane], w[lane], rescale, decay)
                 v[lane] = rules.momentum_advance(v[lane], d_i, momentum, advance)
-            store(buffers, at, width, v, False, key)
+            draw(buffers, at, width, key, bits)
+            store(buffers, at, width, v, False, bits)
             for lane in range(width):
                 d_i = rules.decayed_gradient(g[lane], w[lane], rescale, decay)
                 u_i = rules.momentum_direction(v[lane], d_i, advance, velocity, lookahead)
                 w[lane] = rules.descend(w[lane], u_i, descend)
-            store(weights, at, width, w, False, weights_key)
+            draw(weights, at, width, weights_key, bits)
+            store(weights, at, width, w, False, bits)

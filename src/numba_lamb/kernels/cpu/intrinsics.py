@@ -61,8 +61,8 @@ def address_of(typingctx: Any, pointer: Any) -> Any:
 @intrinsic  # type: ignore[untyped-decorator]
 def stack_values(typingctx: Any, count: Any, like: Any) -> Any:
     """Return a pointer to `count` (a literal) uninitialised values of the type of `like` on this call's stack."""
-    if not (isinstance(count, types.IntegerLiteral) and isinstance(like, types.Float)):
-        raise TypingError(f"stack_values takes a literal count and a float, not {count}, {like}")
+    if not (isinstance(count, types.IntegerLiteral) and isinstance(like, types.Number)):
+        raise TypingError(f"stack_values takes a literal count and a number, not {count}, {like}")
     result = types.CPointer(like)
     length = count.literal_value
 
@@ -82,9 +82,24 @@ def bits_of(typingctx: Any, x: Any) -> Any:
         raise TypingError(f"bits_of takes a float32, not {x}")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.zext(builder.bitcast(args[0], ir.IntType(32)), ir.IntType(64))
+        return builder.bitcast(args[0], ir.IntType(32))
 
-    return types.int64(x), codegen
+    return types.uint32(x), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def low(typingctx: Any, word: Any) -> Any:
+    """Return the low 32 bits of an integer."""
+    if not isinstance(word, types.Integer):
+        raise TypingError(f"low takes an integer, not {word}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.IntType(32)
+        if word.bitwidth == 32:
+            return args[0]
+        return builder.trunc(args[0], kind) if word.bitwidth > 32 else builder.zext(args[0], kind)
+
+    return types.uint32(word), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -95,8 +110,8 @@ def float_of(typingctx: Any, bits: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         word = ir.IntType(32)
-        low = args[0] if bits.bitwidth == 32 else builder.trunc(args[0], word)
-        return builder.bitcast(low, ir.FloatType())
+        pattern = args[0] if bits.bitwidth == 32 else builder.trunc(args[0], word)
+        return builder.bitcast(pattern, ir.FloatType())
 
     return types.float32(bits), codegen
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from numba_lamb._compile import cpu_function, cpu_kernel
@@ -41,7 +42,7 @@ from numba_lamb.kernels.columns import (
     WEIGHTS,
 )
 from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, stack_values
-from numba_lamb.kernels.cpu.rows import fetch_ahead, load, row_key, storage, store, stored
+from numba_lamb.kernels.cpu.rows import draw, fetch_ahead, key_of, load, storage, store, stored
 from numba_lamb.kernels.cpu.sums import (
     add_lanes,
     chunk_gradient,
@@ -135,7 +136,6 @@ def advance_chunk(
     weights = stored(addresses, formats, layer, WEIGHTS)
     firsts = stored(addresses, formats, layer, EXP_AVG)
     seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
-    key = row_key(formats, keys, steps, layer, start, storage.MOMENTS)
     weight_lanes, update_lanes = stack_values(LANES, 0.0), stack_values(LANES, 0.0)
     gradient_lanes = stack_values(LANES, 0.0)
     clear_lanes(weight_lanes)
@@ -144,6 +144,8 @@ def advance_chunk(
     w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     u, c = stack_values(LANES, eps), stack_values(LANES, eps)
+    key = key_of(formats, keys, steps, layer, start, storage.MOMENTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
         fetch_ahead(weights, at, itemsize, ahead)
@@ -157,8 +159,9 @@ def advance_chunk(
             c[lane] = rules.normalized(rescale * g[lane], divisor)
             m[lane] = rules.first_moment(m[lane], c[lane], beta1, complement1)
             v[lane] = rules.second_moment(v[lane], c[lane], beta2, complement2)
-        store(firsts, at, width, m, False, key)
-        store(seconds, at, width, v, True, key)
+        draw(firsts, at, width, key, bits)
+        store(firsts, at, width, m, False, bits)
+        store(seconds, at, width, v, True, bits)
         for lane in range(width):
             u[lane] = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
             c[lane] = rules.lamb_direction(w[lane], c[lane], v[lane], one, correction2, eps, decay)
@@ -214,9 +217,10 @@ def descend_chunk(
     weights = stored(addresses, formats, layer, WEIGHTS)
     firsts = stored(addresses, formats, layer, EXP_AVG)
     seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
-    key = row_key(formats, keys, steps, layer, start, storage.WEIGHTS)
     w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    key = key_of(formats, keys, steps, layer, start, storage.WEIGHTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
         fetch_ahead(weights, at, itemsize, ahead)
@@ -230,7 +234,8 @@ def descend_chunk(
             u_i = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
             c_i = rules.lamb_direction(w[lane], g_i, v[lane], one, correction2, eps, decay)
             w[lane] = rules.descend(rules.descend(w[lane], u_i, scale), c_i, gradient_scale)
-        store(weights, at, width, w, False, key)
+        draw(weights, at, width, key, bits)
+        store(weights, at, width, w, False, bits)
 
 
 @cpu_function

@@ -32,15 +32,16 @@ from numba_lamb.kernels.cpu.intrinsics import (
     bits_of,
     float_of,
     from_element,
+    low,
     pointer_to,
     prefetch,
 )
 from numba_lamb.layout import CHUNK, LANES
 from numba_lamb.numerics import storage as storage_text
 
-storage = bind(storage_text, cpu_function, bits_of=bits_of, float_of=float_of)
+storage = bind(storage_text, cpu_function, bits_of=bits_of, float_of=float_of, low=low)
 
-_BYTE, _SIGNED_BYTE, _HALF = np.uint8(0), np.int8(0), np.uint16(0)
+_BYTE, _SIGNED_BYTE, _HALF, _REST = np.uint8(0), np.int8(0), np.uint16(0), np.int16(0)
 _SINGLE, _DOUBLE = np.float32(0), np.float64(0)
 
 
@@ -92,21 +93,21 @@ def _load(kind: Any, address: Any, other: Any, at: Any, width: Any, itemsize: An
     if kind == NATIVE:
         return from_element(pointer_to(address, buffer[0]), at)
     if kind == SPLIT:
-        high, low = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 2, _HALF)
+        high, rest = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 2, _REST)
         for i in range(width):
-            buffer[i] = storage.joined(np.int64(high[i]), np.int64(low[i]))
+            buffer[i] = storage.joined(low(high[i]), np.int32(rest[i]))
     elif kind == MASTERED:
-        half, master = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 4, _SINGLE)
+        halves, master = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 4, _SINGLE)
         for i in range(width):
-            buffer[i] = storage.mastered(master[i], np.int64(half[i]))
+            buffer[i] = storage.mastered(master[i], low(halves[i]))
     elif kind in (BFLOAT16, SECOND_16):
-        half = pointer_to(address + at * 2, _HALF)
+        halves = pointer_to(address + at * 2, _HALF)
         for i in range(width):
-            buffer[i] = storage.from_bfloat16(np.int64(half[i]))
+            buffer[i] = storage.from_bfloat16(low(halves[i]))
     elif kind == FLOAT16:
-        half = pointer_to(address + at * 2, _HALF)
+        halves = pointer_to(address + at * 2, _HALF)
         for i in range(width):
-            buffer[i] = storage.from_float16(np.int64(half[i]))
+            buffer[i] = storage.from_float16(low(halves[i]))
     elif kind == FLOAT32:
         single = pointer_to(address + at * 4, _SINGLE)
         for i in range(width):
@@ -118,25 +119,40 @@ def _load(kind: Any, address: Any, other: Any, at: Any, width: Any, itemsize: An
     elif kind == FIRST_8:
         first, scale = pointer_to(address + at, _SIGNED_BYTE), pointer_to(other, _SINGLE)[at // LANES]
         for i in range(width):
-            buffer[i] = storage.first_from_code(np.int32(first[i]), scale)
+            buffer[i] = storage.first_from_code(np.float32(first[i]), scale)
     elif kind == SECOND_8:
         second, scale = pointer_to(address + at, _BYTE), pointer_to(other, _SINGLE)[at // LANES]
         for i in range(width):
-            buffer[i] = storage.second_from_code(np.int32(second[i]), scale)
+            buffer[i] = storage.second_from_code(np.float32(second[i]), scale)
     return buffer
 
 
 @cpu_function
-def row_key(formats: Any, keys: Any, steps: Any, layer: Any, at: Any, use: Any) -> Any:
+def key_of(formats: Any, keys: Any, steps: Any, layer: Any, start: Any, use: Any) -> Any:
     """Return what the random bits of a chunk are made of, for one use in the step that is being taken."""
     if formats is None:
         return 0
-    step, chunk = np.int64(steps[layer]), at // CHUNK
+    step, chunk = np.int64(steps[layer]), start // CHUNK
     return storage.chunk_key(keys[layer, SEED], keys[layer, PARAMETER], step, chunk, use)
 
 
 @cpu_function
-def store(array: Any, at: Any, width: Any, values: Any, upper: Any, key: Any) -> None:
+def draw(array: Any, at: Any, width: Any, key: Any, bits: Any) -> None:
+    """Write 32 random bits for each element of a row into `bits`, if `array` is rounded by such."""
+    _draw(array[0], at, width, key, bits)
+
+
+@cpu_function
+def _draw(kind: Any, at: Any, width: Any, key: Any, bits: Any) -> None:
+    if kind is None:
+        return
+    if kind in (BFLOAT16, FLOAT16, SECOND_16, FIRST_8, SECOND_8):
+        for i in range(width):
+            bits[i] = storage.random_bits(key, at % CHUNK + i)
+
+
+@cpu_function
+def store(array: Any, at: Any, width: Any, values: Any, upper: Any, bits: Any) -> None:
     """Write back a row that `load` returned; `values` are then as they are stored, a split master as it was.
 
     Parameters
@@ -147,71 +163,74 @@ def store(array: Any, at: Any, width: Any, values: Any, upper: Any, key: Any) ->
         The row.
     upper : bool
         Which half of an element's random bits is for this array.
-    key : int
-        What `row_key` returned.
+    bits : pointer
+        What `draw` wrote.
     """
-    _store(array[0], array[1], array[2], at, width, values, upper, key)
+    _store(array[0], array[1], array[2], at, width, values, upper, bits)
 
 
 @cpu_function
 def _store(
-    kind: Any, address: Any, other: Any, at: Any, width: Any, values: Any, upper: Any, key: Any
+    kind: Any, address: Any, other: Any, at: Any, width: Any, values: Any, upper: Any, bits: Any
 ) -> None:
     if kind is None:
         return
     if kind == NATIVE:
         return
-    place = at % CHUNK
     if kind == SPLIT:
-        high, low = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 2, _HALF)
+        high, rest = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 2, _REST)
         for i in range(width):
-            bits = bits_of(np.float32(values[i]))
-            nearest = storage.split_high(bits)
+            pattern = bits_of(np.float32(values[i]))
+            nearest = storage.split_high(pattern)
             high[i] = nearest
-            low[i] = storage.split_low(bits, nearest)
+            rest[i] = storage.split_rest(pattern, nearest)
     elif kind == MASTERED:
-        half, master = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 4, _SINGLE)
+        halves, master = pointer_to(address + at * 2, _HALF), pointer_to(other + at * 4, _SINGLE)
         for i in range(width):
             master[i] = values[i]
-            half[i] = storage.to_float16(np.float32(values[i]))
+            halves[i] = storage.to_float16(np.float32(values[i]))
     elif kind == FLOAT16:
-        half = pointer_to(address + at * 2, _HALF)
+        halves = pointer_to(address + at * 2, _HALF)
         for i in range(width):
-            half[i] = storage.random_float16(np.float32(values[i]), storage.chance(key, place + i, upper))
+            halves[i] = storage.random_float16(np.float32(values[i]), storage.half_of(bits[i], upper))
     elif kind == BFLOAT16:
-        half = pointer_to(address + at * 2, _HALF)
+        halves = pointer_to(address + at * 2, _HALF)
         for i in range(width):
-            found = storage.random_bfloat16(np.float32(values[i]), storage.chance(key, place + i, upper))
-            half[i] = found
+            found = storage.random_bfloat16(np.float32(values[i]), storage.half_of(bits[i], upper))
+            halves[i] = found
             values[i] = storage.from_bfloat16(found)
     elif kind == SECOND_16:
-        half = pointer_to(address + at * 2, _HALF)
+        halves = pointer_to(address + at * 2, _HALF)
         for i in range(width):
-            found = storage.stored_second(np.float32(values[i]), storage.chance(key, place + i, upper))
-            half[i] = found
+            found = storage.stored_second(np.float32(values[i]), storage.half_of(bits[i], upper))
+            halves[i] = found
             values[i] = storage.from_bfloat16(found)
     elif kind == FIRST_8:
         first, scale = pointer_to(address + at, _SIGNED_BYTE), _scale(values, width)
         pointer_to(other, _SINGLE)[at // LANES] = scale
+        inverse = np.float32(1) / scale
         for i in range(width):
-            code = storage.code_of_first(np.float32(values[i]), scale, storage.chance(key, place + i, upper))
-            first[i] = code
+            half = storage.half_of(bits[i], upper)
+            code = storage.code_of_first(np.float32(values[i]), scale, inverse, half)
+            first[i] = np.int32(code)
             values[i] = storage.first_from_code(code, scale)
     elif kind == SECOND_8:
         second, scale = pointer_to(address + at, _BYTE), _scale(values, width)
         pointer_to(other, _SINGLE)[at // LANES] = scale
+        inverse = np.float32(1) / scale
         for i in range(width):
-            code = storage.code_of_second(np.float32(values[i]), scale, storage.chance(key, place + i, upper))
-            second[i] = code
+            half = storage.half_of(bits[i], upper)
+            code = storage.code_of_second(np.float32(values[i]), scale, inverse, half)
+            second[i] = np.int32(code)
             values[i] = storage.second_from_code(code, scale)
 
 
 @cpu_function
 def _scale(values: Any, width: Any) -> Any:
     """Return the scale of a row; patterns without signs are in the order of magnitude."""
-    largest = np.int64(0)
+    largest = low(0)
     for i in range(width):
-        largest = max(largest, bits_of(np.float32(values[i])) & 0x7FFF_FFFF)
+        largest = max(largest, low(bits_of(np.float32(values[i])) & 0x7FFF_FFFF))
     return storage.row_scale(float_of(largest))
 
 
