@@ -29,6 +29,10 @@ ALIGNMENT = 64
 """Offsets are multiples of this many elements, hence of 64 bytes for every dtype."""
 
 
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
+"""What stands for PyTorch's bfloat16, of which NumPy has none but that of ml_dtypes."""
+
+
 def arithmetic_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """Return the dtype that parameters of `dtype` are computed with: float64 for float64, else float32."""
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)

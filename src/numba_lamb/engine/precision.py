@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numba_lamb.kernels import columns
-from numba_lamb.layout import LANES, arithmetic_of
+from numba_lamb.layout import BFLOAT16, LANES, arithmetic_of
 
 _FORMATS = {
     "bfloat16": columns.BFLOAT16,
@@ -59,8 +59,8 @@ class Precision:
         if self.storage == self.compute:
             return columns.NATIVE
         if self.master is None:
-            return _FORMATS[self.storage.name]
-        return columns.SPLIT if self.storage.name == "bfloat16" else columns.MASTERED
+            return _FORMATS[name_of(self.storage)]
+        return columns.SPLIT if name_of(self.storage) == "bfloat16" else columns.MASTERED
 
     @property
     def is_random(self) -> bool:
@@ -103,4 +103,9 @@ def precision_of(name: str, storage: np.dtype[Any], master: str | None, moments:
 
 def gradient_format(dtype: np.dtype[Any], compute: np.dtype[Any]) -> int:
     """Return the format of a gradient, given the dtype of the arithmetic."""
-    return columns.NATIVE if dtype == compute else _FORMATS[dtype.name]
+    return columns.NATIVE if dtype == compute else _FORMATS[name_of(dtype)]
+
+
+def name_of(dtype: np.dtype[Any]) -> str:
+    """Return the name of a floating-point dtype."""
+    return "bfloat16" if dtype == BFLOAT16 else dtype.name

@@ -27,11 +27,29 @@ def loadable(state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
         if isinstance(entry, Mapping):
             if "step" in entry:
                 check_count(by_key.get(key, str(key)), entry["step"])
-            entry = {name: _own(value) for name, value in entry.items()}
+            entry = {name: _own(name, value) for name, value in entry.items()}
         state[key] = entry
     return {**state_dict, "state": state}
 
 
-def _own(value: Any) -> Any:
-    """Return a copy of a tensor that lies in memory other processes, or a file, may change."""
-    return value.clone() if isinstance(value, torch.Tensor) and is_shared(value) else value
+class Wrapped:
+    """A tensor that PyTorch, which makes state of the parameter's dtype, does not look into."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        self.value = value
+
+
+def unwrapped(entry: Mapping[str, Any], tensor: torch.Tensor) -> dict[str, Any]:
+    """Return a parameter's state with its tensors on the parameter's device, in their own dtypes."""
+    return {
+        name: value.value.to(tensor.device) if isinstance(value, Wrapped) else value
+        for name, value in entry.items()
+    }
+
+
+def _own(name: str, value: Any) -> Any:
+    """Return a tensor wrapped, of one in memory that other processes or a file may change a copy."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    value = value.clone() if is_shared(value) else value
+    return value if name == "step" else Wrapped(value)

@@ -16,9 +16,11 @@ from torch import Tensor
 
 from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.columns import write_options
+from numba_lamb.engine.precision import Precision, precision_of
 from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
-from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.layout import FlatLayout, Layer, arithmetic_of
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
 from numba_lamb.memory.gradients import Held
@@ -28,6 +30,7 @@ from numba_lamb.methods.options import FILTERS, Row
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
+from numba_lamb.torch.stored import pieces_of
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
     check_gradient,
@@ -66,6 +69,8 @@ class Model:
         Gives moments their places.
     make_bucket : callable
         The backend's `new_bucket`.
+    groups : sequence of mapping
+        The groups, which say how parameters are stored.
     """
 
     def __init__(
@@ -77,8 +82,14 @@ class Model:
         state: Any,
         flat: FlatState,
         make_bucket: Callable[..., Bucket],
+        groups: Sequence[Mapping[str, Any]],
     ) -> None:
-        found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
+        self._groups = groups
+        self._pieces = [pieces_of(member.tensor, groups[member.group], flat.names) for member in members]
+        found = [
+            flat.values(member.name, member.tensor, pieces, state.get(member.tensor, {}))
+            for member, pieces in zip(members, self._pieces, strict=True)
+        ]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
         self._dense = [
             member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
@@ -86,7 +97,9 @@ class Model:
         ]
         self._strided = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
         self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
-        self.steps = flat.adopt([member.tensor for member in members], found, *self._step_places(), state)
+        self.steps = flat.adopt(
+            [member.tensor for member in members], self._pieces, found, *self._step_places(), state
+        )
         """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
         self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
@@ -100,7 +113,13 @@ class Model:
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
-        self._point_at_state(flat.names)
+        self._point_at_state()
+        self._write_keys()
+        self._dtypes = {
+            k: parameter.storage.dtype
+            for k, parameter in enumerate(self.parameters)
+            if parameter.storage.dtype != arithmetic_of(parameter.storage.dtype)
+        }
 
     # -- making --------------------------------------------------------------------------------------------
 
@@ -140,17 +159,23 @@ class Model:
         self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: Callable[..., Bucket]
     ) -> None:
         """Make the buckets of these layers; those that are no member's only keep their place."""
-        used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}
-        kept = [(k, parameter) for _, k, parameter in entries if parameter.storage.dtype in used]
+        used = {arithmetic_of(parameter.storage.dtype) for _, k, parameter in entries if k is not None}
+        kept = [
+            (k, parameter) for _, k, parameter in entries if arithmetic_of(parameter.storage.dtype) in used
+        ]
         own = [parameter for _, parameter in kept]
         layout = _layout_of(own)
         for dtype in layout.dtypes:
-            bucket = make_bucket(layout, dtype, own, ())
+            bucket = make_bucket(layout, dtype, own, [self._precision(parameter) for parameter in own], ())
             numbers = [kept[place][0] for place in bucket.indices]
             self.buckets.append(bucket)
             self.indices.append([k for k in numbers if k is not None])
             taken = [row for row, k in enumerate(numbers) if k is not None]
             self.rows.append(np.array(taken, dtype=np.intp))
+
+    def _precision(self, parameter: Parameter) -> Precision:
+        group = self._groups[parameter.group]
+        return precision_of(parameter.name, parameter.storage.dtype, group["master"], group["moments"])
 
     def _check_strided(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
@@ -186,12 +211,16 @@ class Model:
         shared = self.steps.numpy()
         return [shared[start:end] for start, end in pairwise(ends)]
 
-    def _point_at_state(self, names: Sequence[str]) -> None:
-        for number, name in enumerate(names):
-            for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-                bucket.moments(number)[rows_of] = [
-                    tensors_.address_of(self._state[self._own[k]][name]) for k in indices
-                ]
+    def _point_at_state(self) -> None:
+        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+            for k, row in zip(indices, rows_of.tolist(), strict=True):
+                for name, piece in self._pieces[k].items():
+                    bucket.addresses[row, piece.column] = tensors_.address_of(self._state[self._own[k]][name])
+
+    def _write_keys(self) -> None:
+        """Have random bits follow a parameter's place among all, which does not change when others join."""
+        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+            bucket.keys[rows_of, columns.PARAMETER] = [self.members[k].place for k in indices]
 
     def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
         """Write every layer's options, or raise before anything is written."""
@@ -265,7 +294,7 @@ class Model:
             self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
-        return Step(gradients, copies, self._found)
+        return Step(gradients, copies, self._found, self._dtypes)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -316,10 +345,11 @@ class Step(NamedTuple):
     gradients: Sequence[Any]
     copies: list[Tensor]
     found: Int64
+    dtypes: Mapping[int, np.dtype[Any]]
 
     def read(self) -> Held:
         """Return them as a backend takes them, which were read already."""
-        return Held(self.gradients, self.found)
+        return Held(self.gradients, self.found, dtypes=self.dtypes)
 
 
 def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:

@@ -17,12 +17,12 @@ from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.methods.checks import LARGEST, compared, flag, is_mutable
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
-from numba_lamb.methods.options import FILTERS, Method, Row
+from numba_lamb.methods.options import FILTERS, FIXED, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, where
-from numba_lamb.torch.loading import loadable
+from numba_lamb.torch.loading import loadable, unwrapped
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
@@ -46,6 +46,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         flag("fused_amp", "", fused_amp)
         self._fused_amp = fused_amp
         self._shapes: Shapes = []
+        self._stored: list[tuple[Any, ...]] = []
         self._lock = step_lock()
         self._forget()
         super().__init__(params, defaults)
@@ -100,6 +101,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
         self._shapes += shapes_of(self.param_groups[-1:])
+        self._stored.append(_stored(self.param_groups[-1]))
 
     def _names_in(self, index: int) -> list[tuple[str, Tensor]]:
         """Return the names and parameters of one group."""
@@ -225,7 +227,16 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(tensors, sizes, members, inactive, self.state, self._flat, backend.new_bucket)
+            model = Model(
+                tensors,
+                sizes,
+                members,
+                inactive,
+                self.state,
+                self._flat,
+                backend.new_bucket,
+                self.param_groups,
+            )
         counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
@@ -248,7 +259,15 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     # -- options -------------------------------------------------------------------------------------------
 
     def _checked_groups(self) -> list[Row]:
-        return [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
+        rows = [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
+        for index, (row, stored) in enumerate(zip(rows, self._stored, strict=True)):
+            for name, kept in zip(FIXED, stored, strict=True):
+                if getattr(row, name) != kept:
+                    raise ValueError(
+                        f"{name}{where(index)} must stay {kept!r}, got {getattr(row, name)!r}; from_optimizer "
+                        "makes an optimizer with another"
+                    )
+        return rows
 
     def _look_at_groups(self) -> None:
         """Take note of the groups' options, checked, where any may have changed since the last step."""
@@ -319,6 +338,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         if "_lock" not in vars(self):
             self._lock = step_lock()
         super().__setstate__(state)
+        for tensor, entry in self.state.items():
+            if isinstance(entry, dict):
+                self.state[tensor] = unwrapped(entry, tensor)
         for index, group in enumerate(self.param_groups):
             for name in FILTERS:
                 if name in self.defaults and index < len(before) and group.get(name) is None:
@@ -329,6 +351,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._forget()
         self._skipped = skipped
         self._shapes = shapes_of(self.param_groups) if shapes is None else shapes
+        self._stored = [_stored(group) for group in self.param_groups]
 
     @uncompiled
     def state_dict(self) -> dict[str, Any]:
@@ -356,7 +379,13 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(adopted["param_groups"]):
             check_keys(where(index), self._method.name, group, self.defaults)
         names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
-        super().load_state_dict(loadable(adopted, names))
+        # How parameters and state are stored is this optimizer's, whatever the other's was.
+        groups = [
+            {**group, **{name: own[name] for name in FIXED}}
+            for group, own in zip(adopted["param_groups"], self.param_groups, strict=False)
+        ]
+        groups += adopted["param_groups"][len(groups) :]
+        super().load_state_dict(loadable({**adopted, "param_groups": groups}, names))
 
     @classmethod
     def from_optimizer(cls, other: torch.optim.Optimizer, **overrides: Any) -> Self:
@@ -390,6 +419,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             The parameter name of each of its leaves, where they are not those of the tree.
         """
         self.load_state_dict(optax_state_dict(self._method.name, opt_state, names, self))
+
+
+def _stored(group: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return how the parameters and state of a group are stored."""
+    return tuple(group[name] for name in FIXED)
 
 
 for _name in OPTIONS:
