@@ -1,6 +1,7 @@
 """A state dict as it can be loaded: counts checked, and nothing in memory that processes share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -27,7 +28,7 @@ def loadable(state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
         if isinstance(entry, Mapping):
             if "step" in entry:
                 check_count(by_key.get(key, str(key)), entry["step"])
-            entry = {name: _own(name, value) for name, value in entry.items()}
+            entry = {name: _own(value) for name, value in entry.items()}
         state[key] = entry
     return {**state_dict, "state": state}
 
@@ -39,6 +40,30 @@ class Wrapped:
         self.value = value
 
 
+@contextmanager
+def uncast(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Have state that is loaded come `unwrapped` in its own dtypes, which PyTorch makes the parameter's."""
+    # The last of the hooks, so that the user's see tensors.
+    hook = optimizer.register_load_state_dict_pre_hook(_wrap)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _wrap(optimizer: object, state_dict: dict[str, Any]) -> dict[str, Any]:
+    return {**state_dict, "state": {key: _wrapped(entry) for key, entry in state_dict["state"].items()}}
+
+
+def _wrapped(entry: Any) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    return {
+        name: Wrapped(value) if isinstance(value, torch.Tensor) and name != "step" else value
+        for name, value in entry.items()
+    }
+
+
 def unwrapped(entry: Mapping[str, Any], tensor: torch.Tensor) -> dict[str, Any]:
     """Return a parameter's state with its tensors on the parameter's device, in their own dtypes."""
     return {
@@ -47,9 +72,6 @@ def unwrapped(entry: Mapping[str, Any], tensor: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _own(name: str, value: Any) -> Any:
-    """Return a tensor wrapped, of one in memory that other processes or a file may change a copy."""
-    if not isinstance(value, torch.Tensor):
-        return value
-    value = value.clone() if is_shared(value) else value
-    return value if name == "step" else Wrapped(value)
+def _own(value: Any) -> Any:
+    """Return a copy of a tensor that lies in memory other processes, or a file, may change."""
+    return value.clone() if isinstance(value, torch.Tensor) and is_shared(value) else value

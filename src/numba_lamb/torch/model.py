@@ -26,7 +26,7 @@ from numba_lamb.memory.arrays import Storage
 from numba_lamb.memory.gradients import Held
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
-from numba_lamb.methods.options import FILTERS, Row
+from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
@@ -86,6 +86,9 @@ class Model:
     ) -> None:
         self._groups = groups
         self._pieces = [pieces_of(member.tensor, groups[member.group], flat.names) for member in members]
+        flat.stored = {
+            member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
+        }
         found = [
             flat.values(member.name, member.tensor, pieces, state.get(member.tensor, {}))
             for member, pieces in zip(members, self._pieces, strict=True)
@@ -115,7 +118,9 @@ class Model:
         self._flat = flat
         self._point_at_state()
         self._write_keys()
-        self._dtypes = {
+        # Of gradients, where it is not what is computed with.
+        self._dtypes: Mapping[int, Any] = {}
+        self._usual_dtypes = {
             k: parameter.storage.dtype
             for k, parameter in enumerate(self.parameters)
             if parameter.storage.dtype != arithmetic_of(parameter.storage.dtype)
@@ -285,8 +290,15 @@ class Model:
         gradients = tuple(gradients)
         copies: list[Tensor] = []
         read = self._gradients.read(gradients, self._spans)
+        dtypes: Mapping[int, Any] = self._usual_dtypes
         if read is not None:
             found, unusual = read
+            others = {
+                k: NUMPY_DTYPES.get(gradients[k].dtype)
+                for k in unusual.tolist()
+                if gradients[k].dtype != self._dense[k].dtype
+            }
+            dtypes = {**dtypes, **others} if others else dtypes
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
@@ -294,6 +306,8 @@ class Model:
             self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
+        if dtypes != self._dtypes:
+            self._dtypes = dtypes
         return Step(gradients, copies, self._found, self._dtypes)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
@@ -303,7 +317,7 @@ class Model:
         # Zeros that PyTorch has not written anywhere have no memory yet.
         if gradient.is_neg() or gradient._is_zerotensor() or not same_order(gradient, dense):
             with torch.no_grad():
-                gradient = torch.empty_like(dense).copy_(gradient)
+                gradient = torch.empty_like(dense, dtype=gradient.dtype).copy_(gradient)
             copies.append(gradient)
         else:
             self._check_overlap(k, gradient)
@@ -345,7 +359,7 @@ class Step(NamedTuple):
     gradients: Sequence[Any]
     copies: list[Tensor]
     found: Int64
-    dtypes: Mapping[int, np.dtype[Any]]
+    dtypes: Mapping[int, Any]
 
     def read(self) -> Held:
         """Return them as a backend takes them, which were read already."""

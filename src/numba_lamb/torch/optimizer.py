@@ -22,7 +22,7 @@ from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, where
-from numba_lamb.torch.loading import loadable, unwrapped
+from numba_lamb.torch.loading import loadable, uncast, unwrapped
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
@@ -46,7 +46,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         flag("fused_amp", "", fused_amp)
         self._fused_amp = fused_amp
         self._shapes: Shapes = []
-        self._stored: list[tuple[Any, ...]] = []
         self._lock = step_lock()
         self._forget()
         super().__init__(params, defaults)
@@ -101,7 +100,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             del self.param_groups[-1]
             raise
         self._shapes += shapes_of(self.param_groups[-1:])
-        self._stored.append(_stored(self.param_groups[-1]))
 
     def _names_in(self, index: int) -> list[tuple[str, Tensor]]:
         """Return the names and parameters of one group."""
@@ -260,13 +258,14 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _checked_groups(self) -> list[Row]:
         rows = [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
-        for index, (row, stored) in enumerate(zip(rows, self._stored, strict=True)):
-            for name, kept in zip(FIXED, stored, strict=True):
-                if getattr(row, name) != kept:
-                    raise ValueError(
-                        f"{name}{where(index)} must stay {kept!r}, got {getattr(row, name)!r}; from_optimizer "
-                        "makes an optimizer with another"
-                    )
+        for index, (row, group) in enumerate(zip(rows, self.param_groups, strict=True)):
+            for tensor in group["params"]:
+                for name, kept in self._flat.stored.get(tensor, {}).items():
+                    if getattr(row, name) != kept:
+                        raise ValueError(
+                            f"{name}{where(index)} must stay {kept!r}, got {getattr(row, name)!r}; "
+                            "from_optimizer makes an optimizer with another"
+                        )
         return rows
 
     def _look_at_groups(self) -> None:
@@ -351,7 +350,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._forget()
         self._skipped = skipped
         self._shapes = shapes_of(self.param_groups) if shapes is None else shapes
-        self._stored = [_stored(group) for group in self.param_groups]
 
     @uncompiled
     def state_dict(self) -> dict[str, Any]:
@@ -385,7 +383,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             for group, own in zip(adopted["param_groups"], self.param_groups, strict=False)
         ]
         groups += adopted["param_groups"][len(groups) :]
-        super().load_state_dict(loadable({**adopted, "param_groups": groups}, names))
+        with uncast(self):
+            super().load_state_dict(loadable({**adopted, "param_groups": groups}, names))
 
     @classmethod
     def from_optimizer(cls, other: torch.optim.Optimizer, **overrides: Any) -> Self:
@@ -419,11 +418,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             The parameter name of each of its leaves, where they are not those of the tree.
         """
         self.load_state_dict(optax_state_dict(self._method.name, opt_state, names, self))
-
-
-def _stored(group: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Return how the parameters and state of a group are stored."""
-    return tuple(group[name] for name in FIXED)
 
 
 for _name in OPTIONS:

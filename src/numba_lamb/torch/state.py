@@ -33,6 +33,8 @@ class FlatState:
         self.names = tuple(names)
         self._needs_steps = needs_steps
         self._homes: dict[torch.Tensor, _Home] = {}
+        self.stored: dict[torch.Tensor, dict[str, Any]] = {}
+        """How parameters and their state are stored, by option."""
         self._writes = [0]
         # What was handed out, and how often entries had been written to.
         self._pieces = Places(())
