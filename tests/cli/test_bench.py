@@ -287,7 +287,7 @@ def test_the_command_measures_and_writes(tmp_path: Path, capsys: pytest.CaptureF
     assert "200-tiny: left out broken: KeyError: 'broken'" in errors.splitlines()
     found = json.loads((tmp_path / "b.json").read_text())
     assert set(found) == {
-        "format_version", "date", "machine", "versions", "threads", "rounds", "rows", "left_out",
+        "format_version", "date", "machine", "versions", "threads", "dtype", "rounds", "rows", "left_out",
     }  # fmt: skip
     assert found["left_out"] == [{"profile": "200-tiny", "name": "broken", "reason": "KeyError: 'broken'"}]
     assert [row["name"] for row in found["rows"]] == list(CORE)

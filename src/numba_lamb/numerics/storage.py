@@ -36,7 +36,9 @@ from typing import Any
 import numpy as np
 
 MASK = 0xFFFF_FFFF
-SIGN, INFINITE = 0x8000_0000, 0x7F80_0000
+INFINITE = 0x7F80_0000
+# From the last bfloat16 number on there is none above that is finite.
+LAST = 0x7F7F_0000
 # Float32 patterns of 1, of 127 and 255, and of 1 over these.
 ONE = 0x3F80_0000
 FIRST_MOST, SECOND_MOST, FIRST_UNIT, SECOND_UNIT = 0x42FE_0000, 0x437F_0000, 0x3C01_0204, 0x3B80_8081
@@ -155,14 +157,13 @@ def half_of(bits: Any, upper: Any) -> Any:
 
 
 def random_bfloat16(x: Any, chance: Any) -> Any:
-    """Return the bfloat16 pattern below or above a float32 number, as 16 random bits have it."""
+    """Return the bfloat16 pattern below or above a float32 number, as 16 random bits have it.
+
+    A finite number stays one; a NaN is a quiet one, as arithmetic makes it.
+    """
     bits = bits_of(x)
-    magnitude = low(bits & 0x7FFF_FFFF)
-    # A finite number stays one.
-    rounded = min(low(low(magnitude + chance) >> 16), low(0x7F7F))
-    if magnitude >= INFINITE:
-        rounded = low(0x7FC0) if magnitude > INFINITE else low(0x7F80)
-    return low(rounded | ((bits >> 16) & 0x8000))
+    added = chance if low(bits & 0x7FFF_FFFF) < LAST else low(0)
+    return low(low(bits + added) >> 16)
 
 
 def random_float16(x: Any, chance: Any) -> Any:
@@ -182,8 +183,7 @@ def random_float16(x: Any, chance: Any) -> Any:
 
 def stored_second(x: Any, chance: Any) -> Any:
     """Return the bfloat16 pattern of a second moment: `random_bfloat16`, but a positive one is not 0."""
-    half = random_bfloat16(x, chance)
-    return low(1) if half == 0 and x > 0 else half
+    return max(random_bfloat16(x, chance), min(bits_of(x), low(1)))
 
 
 # -- 8 bits --------------------------------------------------------------------------------------------------
