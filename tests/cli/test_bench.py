@@ -187,7 +187,7 @@ def test_the_table_is_aligned() -> None:
     rows = summarize("p", Measurement([{"lamb": 0.001, ADAMW: 0.1, SWEEP: 0.01}], {ADAMW: "2.13"}))
     lines = report.text_table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[3].startswith("torch AdamW, fused 2.13 ")
+    assert lines[3].startswith("torch AdamW, fused, float32 2.13 ")
 
 
 # -- workers -------------------------------------------------------------------------------------------------
