@@ -61,9 +61,9 @@ class Bucket(ABC):
         self.hyper64 = np.zeros((len(self.indices), columns.HYPER64))
         self.hyper64[:, columns.SIGN] = 1
         self.hyper64[:, columns.MAX_WEIGHT_NORM] = self.hyper64[:, columns.MAX_RATIO] = math.inf
-        self.keys = np.zeros((len(self.indices), columns.KEYS), dtype=np.int64)
+        self.random = np.zeros((len(self.indices), columns.KEYS), dtype=np.int64)
         """What random bits are made of."""
-        self.keys[:, columns.PARAMETER] = self.indices
+        self.random[:, columns.PARAMETER] = self.indices
         self.refresh_flags()
 
     @property

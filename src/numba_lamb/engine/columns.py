@@ -47,7 +47,7 @@ def write_options(
                 hyper64[own, column] = value
             for column, value in row.hyper.items():
                 hyper[own, column] = value
-            bucket.keys[own, columns.SEED] = row.seed
+            bucket.random[own, columns.SEED] = row.seed
         hyper64[~np.array(adapts, dtype=np.bool_), columns.ADAPTS] = rules.NEVER
         hyper[:, columns.RESCALE] = rules.gradient_factor(hyper64[:, columns.SIGN], 1.0, loss_scale)
         bucket.refresh_flags()

@@ -74,9 +74,7 @@ class Optimizer(OptionNames, Described, ABC):
     max_grad_norm = GroupOption()
     grad_centralization = GroupOption()
     decay_filter = GroupOption()
-    master = GroupOption()
-    moments = GroupOption()
-    seed = GroupOption()
+    master, moments, seed = GroupOption(), GroupOption(), GroupOption()
     nonfinite = GroupOption()
 
     @property

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 
+from numba_lamb.methods.options import FIXED
 from numba_lamb.torch.counts import check_count
 from numba_lamb.torch.tensors import is_shared
 
 
-def loadable(state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+def loadable(
+    state_dict: Mapping[str, Any], names: Sequence[str], own: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return `state_dict` with shared tensors copied, or raise if a step count is refused.
 
     Parameters
@@ -20,6 +23,8 @@ def loadable(state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
         ``state`` and ``param_groups``.
     names : sequence of str
         The parameters' names, in the order of all groups.
+    own : sequence of mapping
+        The loading optimizer's groups: how parameters and state are stored stays as it is there.
     """
     keys = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
     by_key = dict(zip(keys, names, strict=False))
@@ -30,7 +35,10 @@ def loadable(state_dict: Mapping[str, Any], names: Sequence[str]) -> dict[str, A
                 check_count(by_key.get(key, str(key)), entry["step"])
             entry = {name: _own(value) for name, value in entry.items()}
         state[key] = entry
-    return {**state_dict, "state": state}
+    groups = [*state_dict["param_groups"]]
+    for k, group in enumerate(own[: len(groups)]):
+        groups[k] = {**groups[k], **{name: group[name] for name in FIXED}}
+    return {**state_dict, "state": state, "param_groups": groups}
 
 
 class Wrapped:
@@ -42,7 +50,7 @@ class Wrapped:
 
 @contextmanager
 def uncast(optimizer: torch.optim.Optimizer) -> Iterator[None]:
-    """Have state that is loaded come `unwrapped` in its own dtypes, which PyTorch makes the parameter's."""
+    """Have state that is loaded come to `unwrap` in its own dtypes, which PyTorch makes the parameter's."""
     # The last of the hooks, so that the user's see tensors.
     hook = optimizer.register_load_state_dict_pre_hook(_wrap)
     try:
@@ -64,12 +72,12 @@ def _wrapped(entry: Any) -> Any:
     }
 
 
-def unwrapped(entry: Mapping[str, Any], tensor: torch.Tensor) -> dict[str, Any]:
-    """Return a parameter's state with its tensors on the parameter's device, in their own dtypes."""
-    return {
-        name: value.value.to(tensor.device) if isinstance(value, Wrapped) else value
-        for name, value in entry.items()
-    }
+def unwrap(state: dict[Any, Any]) -> None:
+    """Put the tensors that were wrapped back, each on its parameter's device."""
+    for tensor, entry in state.items():
+        for name, value in entry.items() if isinstance(entry, dict) else ():
+            if isinstance(value, Wrapped):
+                entry[name] = value.value.to(tensor.device)
 
 
 def _own(value: Any) -> Any:

@@ -28,6 +28,7 @@ from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
+from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.stored import pieces_of
@@ -139,14 +140,14 @@ class Model:
             Parameter(member.name, member.tensor, member.group, storage_of(dense))
             for member, dense in zip(members, self._dense, strict=True)
         ]
-        self._spans = _joined(parameters)
+        self._spans = joined_spans(parameters)
         self.layout = _layout_of(parameters)
         """All layers, in the members' order."""
         self.buckets: list[Bucket] = []
         # For each bucket the members that are layers of it, and their rows in its tables.
         self.indices: list[list[int]] = []
         self.rows: list[NDArray[np.intp]] = []
-        for number, level in enumerate(_levels(parameters)):
+        for number, level in enumerate(levels(parameters)):
             entries: list[tuple[int, int | None, Parameter]] = [
                 (members[k].place, k, parameters[k]) for k in level
             ]
@@ -225,7 +226,7 @@ class Model:
     def _write_keys(self) -> None:
         """Have random bits follow a parameter's place among all, which does not change when others join."""
         for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-            bucket.keys[rows_of, columns.PARAMETER] = [self.members[k].place for k in indices]
+            bucket.random[rows_of, columns.PARAMETER] = [self.members[k].place for k in indices]
 
     def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
         """Write every layer's options, or raise before anything is written."""
@@ -382,32 +383,6 @@ def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
     return FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
 
 
-def _joined(parameters: Sequence[Parameter]) -> tuple[Int64, Int64]:
-    """Return sorted starts and ends of the memory that parameters occupy, those that overlap as one."""
-    joined: list[list[int]] = []
-    for start, end in sorted((p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters):
-        if joined and start < joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], end)
-        elif start < end:
-            joined.append([start, end])
-    spans = np.array(joined, dtype=np.int64).reshape(-1, 2)
-    return spans[:, 0].copy(), spans[:, 1].copy()
-
-
 def _complement(count: int, places: Sequence[int]) -> list[int]:
     taken = set(places)
     return [place for place in range(count) if place not in taken]
-
-
-def _levels(parameters: Sequence[Parameter]) -> list[list[int]]:
-    """Return parameters by number, in runs within which none shares memory with another."""
-    spans = [(p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters]
-    ordered = sorted(span for span in spans if span[0] < span[1])
-    if all(end <= start for (_, end), (start, _) in pairwise(ordered)):
-        return [list(range(len(parameters)))]
-    # Each after the last one that it shares memory with, as if they were updated one by one.
-    number: list[int] = []
-    for k, (start, end) in enumerate(spans):
-        before = [number[j] + 1 for j in range(k) if start < spans[j][1] and spans[j][0] < end]
-        number.append(max(before, default=0))
-    return [[k for k, level in enumerate(number) if level == w] for w in range(max(number) + 1)]

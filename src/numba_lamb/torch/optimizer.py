@@ -17,12 +17,12 @@ from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.methods.checks import LARGEST, compared, flag, is_mutable
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
-from numba_lamb.methods.options import FILTERS, FIXED, Method, Row
+from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.hooks import uncompiled, watched
-from numba_lamb.torch.keys import InGroups, check_keys, where
-from numba_lamb.torch.loading import loadable, uncast, unwrapped
+from numba_lamb.torch.keys import InGroups, check_keys, check_stays, where
+from numba_lamb.torch.loading import loadable, uncast, unwrap
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
@@ -60,8 +60,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._written: list[Any] = []
         self._given: list[Any] = []
         self._keys: list[list[str]] = []
-        self._follows = False
-        self._skipped = 0
+        self._follows, self._skipped = False, 0
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -225,16 +224,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(
-                tensors,
-                sizes,
-                members,
-                inactive,
-                self.state,
-                self._flat,
-                backend.new_bucket,
-                self.param_groups,
-            )
+            given = tensors, sizes, members, inactive, self.state, self._flat
+            model = Model(*given, backend.new_bucket, self.param_groups)
         counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
@@ -258,14 +249,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _checked_groups(self) -> list[Row]:
         rows = [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
-        for index, (row, group) in enumerate(zip(rows, self.param_groups, strict=True)):
-            for tensor in group["params"]:
-                for name, kept in self._flat.stored.get(tensor, {}).items():
-                    if getattr(row, name) != kept:
-                        raise ValueError(
-                            f"{name}{where(index)} must stay {kept!r}, got {getattr(row, name)!r}; "
-                            "from_optimizer makes an optimizer with another"
-                        )
+        for index, row in enumerate(rows):
+            check_stays(where(index), row, map(self._flat.stored.get, self.param_groups[index]["params"]))
         return rows
 
     def _look_at_groups(self) -> None:
@@ -300,8 +285,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Write what changed in the groups' options but their rates; return whether anything did."""
         names = [name for name in self._method.names if name not in RATE_KEYS]
         options = [[compared(group[name]) for name in names] for group in self.param_groups]
-        changed = options != self._written
-        if changed:
+        if changed := options != self._written:
             self._written = []
             model.write_options(self.param_groups, self._checked_groups())
             found = {group["nonfinite"] for group in self.param_groups}
@@ -337,9 +321,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         if "_lock" not in vars(self):
             self._lock = step_lock()
         super().__setstate__(state)
-        for tensor, entry in self.state.items():
-            if isinstance(entry, dict):
-                self.state[tensor] = unwrapped(entry, tensor)
+        unwrap(self.state)
         for index, group in enumerate(self.param_groups):
             for name in FILTERS:
                 if name in self.defaults and index < len(before) and group.get(name) is None:
@@ -377,14 +359,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(adopted["param_groups"]):
             check_keys(where(index), self._method.name, group, self.defaults)
         names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
-        # How parameters and state are stored is this optimizer's, whatever the other's was.
-        groups = [
-            {**group, **{name: own[name] for name in FIXED}}
-            for group, own in zip(adopted["param_groups"], self.param_groups, strict=False)
-        ]
-        groups += adopted["param_groups"][len(groups) :]
         with uncast(self):
-            super().load_state_dict(loadable({**adopted, "param_groups": groups}, names))
+            super().load_state_dict(loadable(adopted, names, self.param_groups))
 
     @classmethod
     def from_optimizer(cls, other: torch.optim.Optimizer, **overrides: Any) -> Self:

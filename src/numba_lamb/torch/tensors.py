@@ -109,7 +109,12 @@ def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> N
     kind = type(gradient)
     if kind.__torch_dispatch__ is not _PLAIN:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
-    if gradient.dtype != tensor.dtype and (gradient.dtype not in NUMPY_DTYPES or tensor.is_cuda):
+    if gradient.dtype not in NUMPY_DTYPES:
+        raise TypeError(
+            f"{what} must be bfloat16, float16, float32 or float64, got {gradient.dtype}; "
+            "p.grad = p.grad.to(p.dtype) is so"
+        )
+    if gradient.dtype != tensor.dtype and tensor.is_cuda:
         raise TypeError(
             f"{what} must have the parameter's dtype {tensor.dtype}, got {gradient.dtype}; "
             f"p.grad = p.grad.to(p.dtype) has it"

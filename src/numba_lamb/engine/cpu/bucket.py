@@ -79,6 +79,16 @@ class CpuBucket(Bucket):
         """How arrays are stored; None where all are as they are computed with."""
         return self._formats if self._formats.any() else None
 
+    @property
+    def keys(self) -> NDArray[np.int64] | None:
+        """What random bits are made of; None where no array is stored otherwise."""
+        return None if self.formats is None else self.random
+
+    @property
+    def counts(self) -> NDArray[Any] | None:
+        """The steps that layers have taken, which random bits are made of too; None likewise."""
+        return None if self.formats is None else self.steps
+
     def write_gradient_formats(self, given: Mapping[int, np.dtype[Any]]) -> None:
         """Write how gradients are stored, of which `given` are those of another dtype than the arithmetic."""
         self._formats[:, columns.GRADIENT] = columns.NATIVE

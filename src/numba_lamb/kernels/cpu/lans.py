@@ -76,19 +76,9 @@ def squares_chunk(
         return
     count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
     central = stack_values(CHUNK, hyper[layer, RESCALE])
+    zero = hyper.dtype.type(0)
     gradient, rescale, _ = chunk_gradient(
-        addresses,
-        formats,
-        layer,
-        start,
-        count,
-        itemsize,
-        hyper[layer, RESCALE],
-        hyper.dtype.type(0),
-        first_row,
-        row_lengths,
-        means,
-        central,
+        addresses, formats, hyper, layer, start, count, zero, first_row, row_lengths, means, central
     )
     sums[chunk, GRADIENT_SQUARES] = square_sum(gradient, start, count, itemsize, rescale, ahead)
 
@@ -99,7 +89,7 @@ def advance_chunk(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -119,19 +109,9 @@ def advance_chunk(
     beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
     eps, decay, one, divisor = row[EPS], row[DECAY], hyper.dtype.type(1), scales[layer, DIVISOR]
     central = stack_values(CHUNK, eps)
+    zero = hyper.dtype.type(0)
     gradient, rescale, _ = chunk_gradient(
-        addresses,
-        formats,
-        layer,
-        start,
-        count,
-        itemsize,
-        hyper[layer, RESCALE],
-        hyper.dtype.type(0),
-        first_row,
-        row_lengths,
-        means,
-        central,
+        addresses, formats, hyper, layer, start, count, zero, first_row, row_lengths, means, central
     )
     weights = stored(addresses, formats, layer, WEIGHTS)
     firsts = stored(addresses, formats, layer, EXP_AVG)
@@ -144,7 +124,7 @@ def advance_chunk(
     w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     u, c = stack_values(LANES, eps), stack_values(LANES, eps)
-    key = key_of(formats, keys, steps, layer, start, storage.MOMENTS)
+    key = key_of(formats, keys, counts, layer, start, storage.MOMENTS)
     bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
@@ -180,7 +160,7 @@ def descend_chunk(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -200,26 +180,16 @@ def descend_chunk(
     divisor, scale = scales[layer, DIVISOR], scales[layer, DESCEND]
     gradient_scale = scales[layer, GRADIENT_DESCEND]
     central = stack_values(CHUNK, eps)
+    zero = hyper.dtype.type(0)
     gradient, rescale, _ = chunk_gradient(
-        addresses,
-        formats,
-        layer,
-        start,
-        count,
-        itemsize,
-        hyper[layer, RESCALE],
-        hyper.dtype.type(0),
-        first_row,
-        row_lengths,
-        means,
-        central,
+        addresses, formats, hyper, layer, start, count, zero, first_row, row_lengths, means, central
     )
     weights = stored(addresses, formats, layer, WEIGHTS)
     firsts = stored(addresses, formats, layer, EXP_AVG)
     seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
     w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
     m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
-    key = key_of(formats, keys, steps, layer, start, storage.WEIGHTS)
+    key = key_of(formats, keys, counts, layer, start, storage.WEIGHTS)
     bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
         width, at = min(count - first, LANES), start + first
@@ -324,7 +294,7 @@ def lans_advance(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -343,7 +313,7 @@ def lans_advance(
             addresses,
             formats,
             keys,
-            steps,
+            counts,
             hyper,
             sizes,
             chunks,
@@ -380,7 +350,7 @@ def lans_descend(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -398,7 +368,7 @@ def lans_descend(
             addresses,
             formats,
             keys,
-            steps,
+            counts,
             hyper,
             sizes,
             chunks,

@@ -23,17 +23,14 @@ from numba_lamb.kernels.columns import (
     UNADAPTED,
     WEIGHTS,
 )
-from numba_lamb.kernels.cpu.chunks import (
+from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee
+from numba_lamb.kernels.cpu.lamb import (
     advance_chunk,
     descend_chunk,
     lamb_layer,
-    lars_layer,
     other_norm_chunk,
     shrink_weights,
-    sum_chunk,
-    update_chunk,
 )
-from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee
 from numba_lamb.kernels.cpu.lans import (
     lans_advance,
     lans_descend,
@@ -41,6 +38,7 @@ from numba_lamb.kernels.cpu.lans import (
     lans_ratio,
     lans_squares,
 )
+from numba_lamb.kernels.cpu.lars import lars_layer, sum_chunk, update_chunk
 from numba_lamb.kernels.cpu.rows import is_native, stored
 from numba_lamb.kernels.cpu.sums import (
     count_unusable,
@@ -146,12 +144,12 @@ def row_means(
 
 @cpu_kernel
 def decay_weights(
-    addresses: Any, formats: Any, keys: Any, steps: Any, hyper: Any, sizes: Any, chunks: Any
+    addresses: Any, formats: Any, keys: Any, counts: Any, hyper: Any, sizes: Any, chunks: Any
 ) -> None:
     """Decay the weights of layers whose decay is not in the direction."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        shrink_weights(chunk, addresses, formats, keys, steps, hyper, sizes, chunks)
+        shrink_weights(chunk, addresses, formats, keys, counts, hyper, sizes, chunks)
         leave_ieee(mode)
 
 
@@ -160,7 +158,7 @@ def lamb_advance(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -182,7 +180,7 @@ def lamb_advance(
             addresses,
             formats,
             keys,
-            steps,
+            counts,
             hyper,
             sizes,
             chunks,
@@ -237,7 +235,7 @@ def lamb_descend(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -247,7 +245,7 @@ def lamb_descend(
     """Make LAMB's update anew where layers adapt, and apply it: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        descend_chunk(chunk, addresses, formats, keys, steps, hyper, sizes, chunks, scales, ahead[0])
+        descend_chunk(chunk, addresses, formats, keys, counts, hyper, sizes, chunks, scales, ahead[0])
         leave_ieee(mode)
 
 
@@ -292,7 +290,7 @@ def lars_update(
     addresses: Any,
     formats: Any,
     keys: Any,
-    steps: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -310,7 +308,7 @@ def lars_update(
             addresses,
             formats,
             keys,
-            steps,
+            counts,
             hyper,
             sizes,
             chunks,

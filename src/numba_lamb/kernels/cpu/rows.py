@@ -128,11 +128,11 @@ def _load(kind: Any, address: Any, other: Any, at: Any, width: Any, itemsize: An
 
 
 @cpu_function
-def key_of(formats: Any, keys: Any, steps: Any, layer: Any, start: Any, use: Any) -> Any:
+def key_of(formats: Any, keys: Any, counts: Any, layer: Any, start: Any, use: Any) -> Any:
     """Return what the random bits of a chunk are made of, for one use in the step that is being taken."""
     if formats is None:
         return 0
-    step, chunk = np.int64(steps[layer]), start // CHUNK
+    step, chunk = np.int64(counts[layer]), start // CHUNK
     return storage.chunk_key(keys[layer, SEED], keys[layer, PARAMETER], step, chunk, use)
 
 

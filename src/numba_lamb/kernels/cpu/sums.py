@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._compile import bind, cpu_function
-from numba_lamb.kernels.columns import GRADIENT, WEIGHTS
+from numba_lamb.kernels.columns import GRADIENT, RESCALE, WEIGHTS
 from numba_lamb.kernels.cpu.intrinsics import fma, pointer_to, stack_values
 from numba_lamb.kernels.cpu.rows import fetch_ahead, in_place_of, load, stored
 from numba_lamb.layout import CHUNK, LANES
@@ -171,11 +171,10 @@ def centralize(
 def chunk_gradient(
     addresses: Any,
     formats: Any,
+    hyper: Any,
     layer: Any,
     start: Any,
     count: Any,
-    itemsize: Any,
-    rescale: Any,
     decay: Any,
     first_row: Any,
     row_lengths: Any,
@@ -186,10 +185,10 @@ def chunk_gradient(
 
     That of a layer that is centralized is made in `central`, with both in it.
     """
-    gradient = stored(addresses, formats, layer, GRADIENT)
+    gradient, rescale = stored(addresses, formats, layer, GRADIENT), hyper[layer, RESCALE]
     if first_row[layer] < 0:
         return gradient, rescale, decay
     weights, layer_means = stored(addresses, formats, layer, WEIGHTS), means[first_row[layer] :]
-    length = row_lengths[layer]
+    itemsize, length = hyper.itemsize, row_lengths[layer]
     centralize(central, gradient, weights, start, count, itemsize, rescale, decay, layer_means, length)
     return in_place_of(gradient, central, start, itemsize), means.dtype.type(1), means.dtype.type(0)
