@@ -4,9 +4,12 @@ A row is at most `LANES` values. Where all is stored as it is computed with, `fo
 memory itself. Elsewhere `load` reads a row into a buffer, and `store` writes it back.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import overload
 
 from numba_lamb._compile import bind, cpu_function
 from numba_lamb._tuning import LINE
@@ -52,11 +55,21 @@ def stored(addresses: Any, formats: Any, layer: Any, column: Any) -> Any:
     return _kind(formats, layer, column), addresses[layer, column], other
 
 
-@cpu_function
 def _kind(formats: Any, layer: Any, column: Any) -> Any:
-    if formats is None:
+    """Return how an array is stored; None, which is a type, where all are as they are computed with."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_kind)  # type: ignore[untyped-decorator]
+def _kind_by_type(formats: Any, layer: Any, column: Any) -> Callable[..., Any]:
+    # One function with both returns would have a type that is neither.
+    def absent(formats: Any, layer: Any, column: Any) -> Any:
         return None
-    return formats[layer, column]
+
+    def found(formats: Any, layer: Any, column: Any) -> Any:
+        return formats[layer, column]
+
+    return absent if isinstance(formats, types.NoneType) else found
 
 
 @cpu_function
@@ -73,11 +86,20 @@ def in_place_of(array: Any, buffer: Any, start: Any, itemsize: Any) -> Any:
     return _native(array[0]), address_of(buffer) - start * itemsize, array[2]
 
 
-@cpu_function
 def _native(kind: Any) -> Any:
-    if kind is None:
+    """Return `NATIVE`, or None where kinds are None."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_native)  # type: ignore[untyped-decorator]
+def _native_by_type(kind: Any) -> Callable[..., Any]:
+    def absent(kind: Any) -> Any:
         return None
-    return NATIVE
+
+    def native(kind: Any) -> Any:
+        return NATIVE
+
+    return absent if isinstance(kind, types.NoneType) else native
 
 
 @cpu_function
