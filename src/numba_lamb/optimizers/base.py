@@ -21,7 +21,7 @@ from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
 from numba_lamb.memory.gradients import GradientTable, WeightTable
-from numba_lamb.methods.checks import passes, real
+from numba_lamb.methods.checks import MOST_LOOKS, never_still, passes, real
 from numba_lamb.methods.options import Method
 from numba_lamb.optimizers.attributes import GroupOption, OptionNames
 from numba_lamb.optimizers.description import Described
@@ -125,6 +125,7 @@ class Optimizer(OptionNames, Described, ABC):
                     bucket.adopt(older)
         placement = [(bucket, row) for bucket in buckets for row in range(len(bucket.indices))]
         placement.sort(key=lambda slot: slot[0].indices[slot[1]])
+        options = self._groups.now()
         self._write_columns(buckets)
         self._placement = placement
         self._buckets = buckets
@@ -148,6 +149,7 @@ class Optimizer(OptionNames, Described, ABC):
             loss_scale=self._loss_scale,
         )
         self._backend.place(self._plan)
+        self._groups.written(options)
 
     def _write_columns(self, buckets: Sequence[Bucket]) -> None:
         """Write the groups' options into the columns, or raise before anything is written."""
@@ -166,14 +168,16 @@ class Optimizer(OptionNames, Described, ABC):
         for bucket in buckets:
             if bucket.centralized != centralized:
                 bucket.centralize(centralized)
-        groups.written()
 
     def _rewrite_columns(self) -> None:
         """Write the groups' options as they are now, or raise before anything is written."""
+        # Before filters are called, which may change them.
+        options = self._groups.now()
         self._write_columns(self._buckets)
         self._plan.method, self._plan.nonfinite = self._method, self._groups.nonfinite()
         self._plan.loss_scale = self._loss_scale
         self._backend.columns_changed()
+        self._groups.written(options)
 
     def _is_decayed(self, layer: Layer) -> bool:
         if self._lars_filter is not None and not passes("lars_filter", self._lars_filter, layer):
@@ -275,8 +279,12 @@ class Optimizer(OptionNames, Described, ABC):
             return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
-        if self._groups.changed():
+        for _ in range(MOST_LOOKS):
+            if not self._groups.changed():
+                break
             self._rewrite_columns()
+        else:
+            raise never_still()
         passed = self._backend.prepare(partial(self._gradients.read, gradients), stream)
         if passed:
             self._backend.commit()

@@ -123,18 +123,19 @@ class LiveGroups:
         if keys != self._seen_keys:
             self.check()
         self._seen_keys = keys
-        changed = self._now() != self._written
+        changed = self.now() != self._written
         # What may yet be refused, and values that can change in place, are looked at anew.
         names = self._option_keys()
         anew = changed or any(is_mutable(group[key]) for group in self.dicts for key in names)
         self._seen = [] if anew else seen
         return changed
 
-    def written(self) -> None:
-        """Note that kernels know of the options as they are now."""
-        self._written = self._now()
+    def written(self, options: list[Any]) -> None:
+        """Note that kernels know of the options as they were when `now` returned them."""
+        self._written = options
 
-    def _now(self) -> list[Any]:
+    def now(self) -> list[Any]:
+        """Return the options other than rates, to be compared."""
         names = self._option_keys()
         return [[compared(group[key]) for key in names] for group in self.dicts]
 
