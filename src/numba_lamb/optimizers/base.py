@@ -21,7 +21,7 @@ from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
 from numba_lamb.memory.gradients import GradientTable, WeightTable
-from numba_lamb.methods.checks import MOST_LOOKS, never_still, passes, real
+from numba_lamb.methods.checks import passes, real
 from numba_lamb.methods.options import Method
 from numba_lamb.optimizers.attributes import GroupOption, OptionNames
 from numba_lamb.optimizers.description import Described
@@ -125,8 +125,7 @@ class Optimizer(OptionNames, Described, ABC):
                     bucket.adopt(older)
         placement = [(bucket, row) for bucket in buckets for row in range(len(bucket.indices))]
         placement.sort(key=lambda slot: slot[0].indices[slot[1]])
-        options = self._groups.now()
-        self._write_columns(buckets)
+        options = self._write_columns(buckets)
         self._placement = placement
         self._buckets = buckets
         self._parameters = parameters
@@ -151,9 +150,11 @@ class Optimizer(OptionNames, Described, ABC):
         self._backend.place(self._plan)
         self._groups.written(options)
 
-    def _write_columns(self, buckets: Sequence[Bucket]) -> None:
-        """Write the groups' options into the columns, or raise before anything is written."""
+    def _write_columns(self, buckets: Sequence[Bucket]) -> list[Any]:
+        """Write the groups' options into the columns, or raise before anything is written; return them."""
         groups = self._groups
+        # Before filters are called, which may change them.
+        options = groups.now()
         rows = groups.rows()
         centralized = groups.centralized()
         for bucket in buckets:
@@ -168,12 +169,11 @@ class Optimizer(OptionNames, Described, ABC):
         for bucket in buckets:
             if bucket.centralized != centralized:
                 bucket.centralize(centralized)
+        return options
 
     def _rewrite_columns(self) -> None:
         """Write the groups' options as they are now, or raise before anything is written."""
-        # Before filters are called, which may change them.
-        options = self._groups.now()
-        self._write_columns(self._buckets)
+        options = self._write_columns(self._buckets)
         self._plan.method, self._plan.nonfinite = self._method, self._groups.nonfinite()
         self._plan.loss_scale = self._loss_scale
         self._backend.columns_changed()
@@ -279,12 +279,7 @@ class Optimizer(OptionNames, Described, ABC):
             return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
-        for _ in range(MOST_LOOKS):
-            if not self._groups.changed():
-                break
-            self._rewrite_columns()
-        else:
-            raise never_still()
+        self._groups.follow(self._rewrite_columns)
         passed = self._backend.prepare(partial(self._gradients.read, gradients), stream)
         if passed:
             self._backend.commit()

@@ -7,7 +7,7 @@ from typing import Any
 
 from numba_lamb.groups import check_live_group
 from numba_lamb.layout import Layer
-from numba_lamb.methods.checks import compared, is_mutable, plain
+from numba_lamb.methods.checks import MOST_LOOKS, compared, is_mutable, never_still, plain
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.methods.table import METHODS
 from numba_lamb.rates import RATE_KEYS, Rate, RateCache
@@ -113,6 +113,14 @@ class LiveGroups:
         self._seen: list[Any] = []
         self._seen_keys: list[list[str]] = []
         self._written: list[Any] | None = None
+
+    def follow(self, rewrite: Callable[[], None]) -> None:
+        """Have options that changed written by `rewrite`, which calls filters, until these leave them alone."""
+        for _ in range(MOST_LOOKS):
+            if not self.changed():
+                return
+            rewrite()
+        raise never_still()
 
     def changed(self) -> bool:
         """Return whether an option other than a rate changed since `written`; raise if a group has a wrong key."""
