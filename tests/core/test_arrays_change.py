@@ -18,6 +18,7 @@ from tests.helpers import frozen, snapshot
 
 MAKERS: dict[str, Callable[..., Any]] = {
     "lamb": lambda params: nl.Lamb(params, 0.1),
+    "lans": lambda params: nl.Lans(params, 0.1),
     "momentum": lambda params: nl.Momentum(params, 0.1, 0.9),
     "lars": lambda params: nl.Lars(nl.Momentum(params, 0.1, 0.9), coefficient=0.1),
 }

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from numba_lamb.kernels.cpu.object_reader import UNUSUAL
 from numba_lamb.memory.array_reader import NO_SPANS
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
-from numba_lamb.torch import Lamb, Lars, Momentum, model, places
+from numba_lamb.torch import Lamb, Lans, Lars, Momentum, model, places
 
 MAKERS: dict[str, Callable[..., Any]] = {
     "lamb": lambda params: Lamb(params, lr=0.1, variant="adamw"),
+    "lans": lambda params: Lans(params, lr=0.1),
     "lars": lambda params: Lars(params, lr=0.1, trust_coefficient=1.0),
     "momentum": lambda params: Momentum(params, lr=0.1, momentum=0.0),
 }

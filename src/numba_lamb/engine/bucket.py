@@ -152,7 +152,12 @@ class Bucket(ABC):
 
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`."""
+        self.centralized: tuple[int, ...] | None = None
+        """The groups whose layers they are for, None until they are made whole."""
+        self._make_rows(groups)
         self.centralized = tuple(groups)
+
+    def _make_rows(self, groups: Sequence[int]) -> None:
         count = len(self.layers)
         self.first_row = np.full(count, -1, dtype=np.int64)
         self.row_lengths = np.ones(count, dtype=np.int64)

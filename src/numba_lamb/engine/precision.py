@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.layout import BFLOAT16, LANES, arithmetic_of
+from numba_lamb.methods.options import Row
 
 _FORMATS = {
     "bfloat16": columns.BFLOAT16,
@@ -90,6 +92,15 @@ class Precision:
                 rows = -(-size // LANES)
                 found[f"{name}_scale"] = Piece(_SINGLE, rows, columns.EXP_AVG_SCALES + number, False)
         return found
+
+
+def precisions_of(parameters: Sequence[Parameter], groups: Sequence[Row]) -> list[Precision]:
+    """Return how parameters are stored by their groups, or raise if one cannot be stored so."""
+    rows = [groups[parameter.group] for parameter in parameters]
+    return [
+        precision_of(parameter.name, parameter.storage.dtype, row.master, row.moments)
+        for parameter, row in zip(parameters, rows, strict=True)
+    ]
 
 
 def precision_of(name: str, storage: np.dtype[Any], master: str | None, moments: str | None) -> Precision:

@@ -63,7 +63,11 @@ class DeviceReader:
                     f"{storage.dtype}; make another optimizer for an array that was changed"
                 )
             found[k] = storage.address or NOWHERE
-        return None if np.array_equal(found, self._used) else found
+        if np.array_equal(found, self._used):
+            return None
+        # An interrupt may come before the new ones are in use.
+        self._used = np.zeros(0, dtype=np.int64)
+        return found
 
     def keep_weights(self, found: Int64) -> None:
         """Keep the parameters' addresses that are in use."""

@@ -210,6 +210,18 @@ def passes(name: str, layer_filter: Callable[[Layer], object], layer: Layer) -> 
         ) from error
 
 
+MOST_LOOKS = 4
+"""How often a step looks at options and parameters that its filters change."""
+
+
+def never_still() -> RuntimeError:
+    """Return what is raised after so many looks."""
+    return RuntimeError(
+        "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
+        "a filter was called"
+    )
+
+
 def check_step_count(name: str, count: object) -> float:
     """Return a parameter's step count if steps can be added to it, else raise."""
     if not isinstance(count, int | float) or not 0 <= count <= LARGEST_COUNT or count % 1:

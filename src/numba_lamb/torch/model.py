@@ -304,9 +304,9 @@ class Model:
                 found[k] = self._address(k, gradients[k], copies)
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
                 bucket.gradients[rows_of] = found[numbers]
-            self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
+            self._gradients.keep(found)
         if dtypes != self._dtypes:
             self._dtypes = dtypes
         return Step(gradients, copies, self._found, self._dtypes)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from numba_lamb.engine.choose import backend_on
 from numba_lamb.engine.interface import Backend, Plan
-from numba_lamb.methods.checks import LARGEST, compared, flag, is_mutable
+from numba_lamb.methods.checks import LARGEST, MOST_LOOKS, compared, flag, is_mutable, never_still
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
@@ -31,8 +31,6 @@ from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 
-MOST_LOOKS = 4
-"""How often a step looks at parameters that its filters change."""
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
@@ -194,10 +192,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             if self._follows or not self._follow_options(model, backend):
                 return model, backend, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
-        raise RuntimeError(
-            "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
-            "a filter was called"
-        )
+        raise never_still()
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
@@ -264,6 +259,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             for index, group in enumerate(groups):
                 check_keys(where(index), self._method.name, group, self.defaults)
             self._keys = keys
+        # Until all is noted, an interrupt has the next step look at all of it again.
+        self._given, self._follows = [], False
         rates, decays = [], []
         for index, group in enumerate(groups):
             rate, decay = group["lr"], group["weight_decay"]
@@ -279,7 +276,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         # Values that can change in place are looked at in each step.
         known = [group[name] for group in groups for name in self.defaults if name in group]
         self._given = [] if any(map(is_mutable, known)) else given
-        self._follows = False
 
     def _follow_options(self, model: Model, backend: Backend) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""

@@ -192,9 +192,8 @@ class CpuBucket(Bucket):
         if self.corrects_rates:
             self.rates *= found_of[:, 2]
 
-    def centralize(self, groups: Sequence[int]) -> None:
-        """Make the tables of row means for the layers of `groups`, and space for the means."""
-        super().centralize(groups)
+    def _make_rows(self, groups: Sequence[int]) -> None:
+        super()._make_rows(groups)
         self.means = np.zeros(len(self.row_table), dtype=self.dtype)
         # What centralization multiplies each layer's gradient and weights by.
         self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)

@@ -78,7 +78,7 @@ class CudaBucket(Bucket):
         self._looks = False
         self._launches: dict[str, Launch] = {}
         # Kept for each choice of groups, because a captured graph may still read them.
-        self._rows_memory: dict[tuple[int, ...], tuple[Block, Buffer]] = {}
+        self._rows_memory: dict[tuple[int, ...] | None, tuple[Block, Buffer]] = {}
         self.centralize(())
 
     def _place_tables(self) -> None:
@@ -124,11 +124,10 @@ class CudaBucket(Bucket):
         self.device.write(buffer.address, block.memory)
         return buffer
 
-    def centralize(self, groups: Sequence[int]) -> None:
-        """Make the tables of row means for the layers of `groups`; `place_rows` gives them a place."""
-        super().centralize(groups)
+    def _make_rows(self, groups: Sequence[int]) -> None:
         self.rows_are_placed = False
-        """Whether kernels know of the rows as they are now."""
+        """Whether `place_rows` told kernels of the rows as they are now."""
+        super()._make_rows(groups)
 
     def place_rows(self) -> None:
         """Put the tables of row means on the device, with space for the means."""
@@ -166,8 +165,8 @@ class CudaBucket(Bucket):
         """Say whether a step clips any bucket's gradients; what it does with this bucket's is in `hyper64`."""
         self.args[fields.CLIPS], self.args[fields.WATCHES] = clips, self.checks and self.clips
         if self._looks != (self.checks or self.clips):
-            self._looks = self.checks or self.clips
             self._launches = {}
+            self._looks = self.checks or self.clips
 
     def lacks(self, name: str) -> bool:
         """Return whether a kernel is still to be compiled or loaded."""
