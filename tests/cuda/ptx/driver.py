@@ -30,7 +30,6 @@ from tests.cuda.ptx.relaunch import relaunch
 
 CAPABILITY = (9, 0)
 POISON = 0xFF
-WARP = 32
 TOTAL = 1 << 36
 
 OK = (CUresult.CUDA_SUCCESS,)
@@ -233,13 +232,13 @@ class FakeDriver(DriverState):
         places = (ctypes.c_uint64 * 2).from_address(pointers)
         arguments = [ctypes.c_uint64.from_address(place).value for place in places]
         self.launches.append(function.name)
-        one_by_one = self.one_warp_at_a_time
+        one_by_one = self.one_block_at_a_time
 
         def work() -> None:
             if self.perform is not None:
                 self.perform(function.name, arguments)
             elif one_by_one:
-                relaunch(function, gx * x // WARP, WARP, arguments, self.memory, resident=1)
+                relaunch(function, gx, x, arguments, self.memory, resident=1)
             else:
                 relaunch(function, gx, x, arguments, self.memory)
 
