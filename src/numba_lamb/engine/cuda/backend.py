@@ -168,6 +168,7 @@ class CudaBackend(Backend):
                 args[fields.GROUP_COUNT] = len(groups)
                 args[fields.TABLE_STEPS], args[fields.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
                 args[fields.CORRECTS] = plan.method.needs_steps
+                args[fields.CENTRALIZES_DECAY] = plan.method.centralizes_decay
                 args[fields.LAST_BUCKET] = bucket is buckets[-1]
                 args[fields.GENERATION] = generation
             for bucket, name in self._tell(capturing=False):

@@ -188,16 +188,17 @@ class CudaBucket(Bucket):
             lambda: build.machine_code(KERNELS[name], self.dtype, self.device.capability),
         )
         layers, chunks = len(self.layers), len(self.table.chunks)
-        warps = {
-            "open_step": -(-layers // 32) + chunks * self._looks,
+        of_layers = -(-layers // fields.THREADS)
+        blocks = {
+            "open_step": of_layers + chunks * self._looks,
             "gradient_squares": layers,
             "clip_gradients": 1,
-            "scale_gradients": -(-layers // 32),
+            "scale_gradients": of_layers,
         }.get(name)
-        if warps is None:
-            warps = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
+        if blocks is None:
+            blocks = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
         host = self.mirror.address
-        return Launch(function, warps, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
+        return Launch(function, blocks, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
 
     # -- what the kernels wrote ----------------------------------------------------------------------------
 
