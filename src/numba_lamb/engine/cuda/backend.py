@@ -115,7 +115,12 @@ class CudaBackend(Backend):
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        for parameter in parameters:
+        for parameter, precision in zip(parameters, precisions, strict=True):
+            if precision.moments is not None:
+                raise ValueError(
+                    f"moments must be None for parameter {parameter.name!r} on a GPU, got {precision.moments!r}; "
+                    "on the CPU they may be stored in fewer bits"
+                )
             if parameter.storage.device not in (None, self._device.index):
                 raise ValueError(
                     f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
