@@ -1,7 +1,6 @@
 """What the measurement needs of a GPU, by way of PyTorch: arrays, a clock, yardsticks and peers."""
 
 import importlib.util
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -9,16 +8,13 @@ from typing import Any
 
 import torch
 
-from numba_lamb.cli.bench.machine import describe_machine, versions
 from numba_lamb.cli.bench.profiles import Shape
 from numba_lamb.cli.bench.subjects import DECAY, RATE
-from numba_lamb.memory import device
 
 COPIED = 2_000_000_000
 """Bytes that the copy reads, and as many that it writes: far more than any cache holds."""
 LONGEST_QUEUEING = 2e-3
 """Seconds that queueing one step may take the host; what takes longer is not kept out of the GPU's time."""
-PACKAGES = ("numba-lamb", "numba", "numba-cuda", "numpy", "torch", "cuda-bindings", "cupy-cuda13x", "apex")
 
 Step = Callable[[], object]
 
@@ -29,30 +25,11 @@ class TorchLab:
     def __init__(self) -> None:
         if not torch.cuda.is_available():
             raise RuntimeError("PyTorch sees no GPU")
-        self._properties = torch.cuda.get_device_properties(0)
         cycles = 20_000_000
         torch.cuda._sleep(cycles)
         self.finish()
         # So long is one cycle of the sleep, whatever the clock is now.
         self._cycles_per_second = cycles / self._seconds(lambda: torch.cuda._sleep(cycles))
-
-    def machine(self) -> dict[str, Any]:
-        """Return what it is measured on."""
-        one = self._properties
-        return {
-            "device": {
-                "name": one.name,
-                "capability": [one.major, one.minor],
-                "multiprocessors": one.multi_processor_count,
-                "memory_bytes": one.total_memory,
-                "l2_bytes": getattr(one, "L2_cache_size", None),
-                "driver": driver_release(),
-                "cuda_of_driver": int(device.call("cuDriverGetVersion")),
-                "cuda_of_torch": torch.version.cuda,
-            },
-            "machine": describe_machine(),
-            "versions": versions(PACKAGES),
-        }
 
     def arrays(self, shapes: Sequence[Shape], seed: int) -> list[Any]:
         """Return normally distributed float32 tensors."""
@@ -169,13 +146,3 @@ class TorchLab:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
-
-
-def driver_release() -> str | None:
-    """Return the driver's release as ``nvidia-smi`` tells it, None where there is none to ask."""
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()

@@ -4,20 +4,28 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 Cells = Sequence[str]
+KINDS = {"gb_per_s", "us", "host", "replay"}
+"""What holds figures, each a median with quartiles."""
 
 
-def heading(results: Mapping[str, Any]) -> str:
+def heading(found: Mapping[str, Any]) -> str:
     """Return what is measured on, in a few lines."""
-    one = results["device"]
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return (
-        f"{one['name']}, capability {'.'.join(map(str, one['capability']))}, {one['multiprocessors']} "
-        f"multiprocessors, {one['memory_bytes'] / 2**30:.0f} GiB; driver {one['driver']}\n{versions}"
-    )
+    lines = [", ".join(f"{name} {version}" for name, version in found["versions"].items())]
+    lines += [f"{name}: {place}" for name, place in found["compilers"].items()]
+    if "device" in found:
+        one = found["device"]
+        lines.insert(
+            0,
+            f"{one['name']}, capability {'.'.join(map(str, one['capability']))}, {one['multiprocessors']} "
+            f"multiprocessors, {one['memory_mib']} MiB; driver {one['driver']}",
+        )
+    return "\n".join(lines)
 
 
 def text_of(name: str, found: Mapping[str, Any]) -> str:
     """Return a section as text: a table where there are figures, else its entries."""
+    if "compilers" in found:
+        return heading(found)
     if "rows" in found:
         table = table_of(
             ("", "us", "bytes/param", "GB/s", "of copy", "x AdamW"), map(step_cells, found["rows"])
@@ -37,7 +45,10 @@ def text_of(name: str, found: Mapping[str, Any]) -> str:
         )
         return f"\n{name}\n{table_of(('', 'found', 'aimed at', 'met'), cells)}"
     if "summary" in found:
-        return "\n".join([f"\n{name}: {found['summary']}", *found["not_passed"], found["tail"]])
+        not_passed = found.get("not_passed", [])
+        return "\n".join([f"\n{name}: {found['summary']}", *not_passed, found["tail"]])
+    if not KINDS.intersection(found):
+        return "\n".join([f"\n{name}", *(f"  {what}: {told}" for what, told in found.items())])
     lines = [f"\n{name}"]
     for kind, of_kind in found.items():
         for label, value in of_kind.items():

@@ -1,17 +1,17 @@
-"""The sections of the measurement on a GPU; a lab gives them arrays, a clock and peers."""
+"""The sections of the measurement on a GPU, in order; a lab gives those that measure arrays, a clock and peers.
+
+Each yields what it has found whenever it has found more, so that it may be stopped at any time.
+"""
 
 import math
-import os
-import re
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import cycle
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import gpu_contact
 
 import numba_lamb as nl
 from numba_lamb.cli.bench.profiles import PROFILES, Shape, parameter_count
@@ -25,8 +25,6 @@ TURN_SECONDS = 0.015
 MOST_STEPS = 100
 """In a turn, so that what is queued fits the driver's queue."""
 HOST_STEPS = 20
-TEST_SECONDS = 200
-MEASURED = ("bert-large", "bert-base", "resnet-50", "200-tiny", "one-100M")
 
 # Bytes per float32 parameter as on the CPU; checking or clipping reads the gradients once more.
 OURS: dict[str, tuple[float, Callable[[Any], Any]]] = {
@@ -37,61 +35,38 @@ OURS: dict[str, tuple[float, Callable[[Any], Any]]] = {
     "momentum": (20, lambda p: nl.Momentum(p, RATE, 0.9, DECAY, nonfinite="propagate")),
 }
 
-Section = Callable[[], Mapping[str, Any]]
+Found = Iterator[Mapping[str, Any]]
 
 
-def sections_of(lab: Any, root: Path) -> dict[str, Section]:
-    """Return the sections in the order in which they run."""
-    found: dict[str, Section] = {"tests": partial(tests, root), "bandwidth": partial(bandwidth, lab)}
-    for profile in MEASURED:
-        found[f"steps {profile}"] = partial(steps, lab, PROFILES[profile])
-    for profile in ("bert-large", "resnet-50", "200-tiny"):
-        found[f"kernels {profile}"] = partial(kernels, lab, PROFILES[profile])
-        found[f"host {profile}"] = partial(host, lab, PROFILES[profile], fresh=profile != "bert-large")
-    found["graph 200-tiny"] = partial(graph, lab, PROFILES["200-tiny"])
-    return found
+class Section(NamedTuple):
+    """What a section does, and the seconds after which it is stopped."""
+
+    limit: float
+    run: Callable[[], Found]
 
 
-def tests(root: Path) -> dict[str, Any]:
-    """Run the tests that need a GPU, in a process of their own; what they need beyond pytest is left out."""
-    paths = [str(root / "src"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    files = sorted(map(str, (root / "tests" / "cuda").glob("test_gpu*.py")))
-    # A library's warning on some machine says nothing about this package.
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-W", "default", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, "--noconftest", "--tb=short", *files],
-        cwd=root,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=TEST_SECONDS,
-        check=False,
-    )
-    lines = done.stdout.splitlines()
-    return {
-        "exit_code": done.returncode,
-        "summary": lines[-1] if lines else done.stderr[-500:],
-        "not_passed": [line for line in lines if re.match("FAILED|ERROR|SKIPPED", line)],
-        "tail": "" if done.returncode == 0 else (done.stdout + done.stderr)[-20_000:],
-    }
+def new_lab() -> Any:
+    """Return what measures on the GPU."""
+    from gpu_lab import TorchLab
+
+    return TorchLab()
 
 
-def bandwidth(lab: Any) -> dict[str, Any]:
+def bandwidth() -> Found:
     """Measure what a copy and a multiplication in place move per second, reading and writing counted."""
+    lab = new_lab()
     yardsticks = {"copy": lab.copy(), "sweep": lab.sweep()}
-    samples = take_turns(lab, {name: step for name, (step, _) in yardsticks.items()})
-    found = {
-        name: three(spread([1e-9 * yardsticks[name][1] / seconds for seconds in taken]))
-        for name, taken in samples.items()
-    }
-    del yardsticks
-    lab.free()
-    return {"gb_per_s": found}
+    for samples in take_turns(lab, {name: step for name, (step, _) in yardsticks.items()}):
+        found = {
+            name: three(spread([1e-9 * yardsticks[name][1] / seconds for seconds in taken]))
+            for name, taken in samples.items()
+        }
+        yield {"gb_per_s": found}
 
 
-def steps(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
+def steps(shapes: Sequence[Shape]) -> Found:
     """Measure a step of each optimizer, and in the same rounds a copy."""
+    lab = new_lab()
     gradients = lab.arrays(shapes, 1)
     copy, copied = lab.copy()
     turns: dict[str, Callable[[], object]] = {"copy": copy}
@@ -110,17 +85,15 @@ def steps(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
             turns.pop(name, None)
             failed[name] = f"{type(error).__name__}: {error}"
     lab.finish()
-    samples = take_turns(lab, turns)
-    turns.clear()
-    lab.free()
     count = parameter_count(shapes)
-    return {
-        "parameters": count,
-        "tensors": len(shapes),
-        "rows": rows_of(samples, bytes_of, count, copied),
-        "at_52_bytes_us": 1e6 * statistics.median(samples["copy"]) * 52 * count / copied,
-        "failed": failed,
-    }
+    for samples in take_turns(lab, turns):
+        yield {
+            "parameters": count,
+            "tensors": len(shapes),
+            "rows": rows_of(samples, bytes_of, count, copied),
+            "at_52_bytes_us": 1e6 * statistics.median(samples["copy"]) * 52 * count / copied,
+            "failed": failed,
+        }
 
 
 def our_step(
@@ -131,8 +104,11 @@ def our_step(
     return lambda: optimizer.step(gradients)
 
 
-def take_turns(lab: Any, turns: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Return each step's seconds in each round; odd rounds run backwards, so that a steady drift cancels."""
+def take_turns(lab: Any, turns: Mapping[str, Callable[[], object]]) -> Iterator[dict[str, list[float]]]:
+    """Yield after each round each step's seconds in the rounds so far.
+
+    Odd rounds run backwards, so that a steady drift cancels.
+    """
     counts = {}
     for name, step in turns.items():
         lab.seconds(step, 3)
@@ -142,7 +118,7 @@ def take_turns(lab: Any, turns: Mapping[str, Callable[[], object]]) -> dict[str,
     for number in range(ROUNDS):
         for name in list(turns) if number % 2 == 0 else list(reversed(turns)):
             samples[name].append(lab.seconds(turns[name], counts[name]))
-    return samples
+        yield samples
 
 
 def rows_of(
@@ -173,8 +149,9 @@ def rows_of(
     return rows
 
 
-def kernels(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
+def kernels(shapes: Sequence[Shape]) -> Found:
     """Measure each kernel of a step where it stands, with the caches as the kernel before it left them."""
+    lab = new_lab()
     gradients = lab.arrays(shapes, 1)
     found: dict[str, Any] = {}
     for name, (_, make) in OURS.items():
@@ -182,7 +159,7 @@ def kernels(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
         optimizer.step(gradients)
         lab.finish()
         queued = optimizer._backend._kernels()
-        runs = [part.on(lab.stream(), kernel) for part, kernel in queued]
+        runs = [bucket.on(lab.stream(), kernel) for bucket, kernel in queued]
         with device.open_device(0).current():
             lab.seconds_of_each(runs)
             taken = [lab.seconds_of_each(runs) for _ in range(ROUNDS)]
@@ -190,12 +167,12 @@ def kernels(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
             kernel: three(spread([1e6 * seconds[k] for seconds in taken]))
             for k, (_, kernel) in enumerate(queued)
         }
-    lab.free()
-    return {"us": found}
+        yield {"us": found}
 
 
-def host(lab: Any, shapes: Sequence[Shape], fresh: bool) -> dict[str, Any]:
+def host(shapes: Sequence[Shape], fresh: bool) -> Found:
     """Measure what queueing a step costs the host, with gradients of the step before and with new ones."""
+    lab = new_lab()
     gradients = lab.arrays(shapes, 1)
     sets = cycle([lab.copies(gradients) for _ in range(HOST_STEPS + 1)] if fresh else [gradients])
     found: dict[str, Any] = {}
@@ -204,8 +181,7 @@ def host(lab: Any, shapes: Sequence[Shape], fresh: bool) -> dict[str, Any]:
         found[name] = {"reused_us": host_cost(lab, lambda one=optimizer: one.step(gradients))}
         if fresh:
             found[name]["fresh_us"] = host_cost(lab, lambda one=optimizer: one.step(next(sets)))
-    lab.free()
-    return {"host": found}
+        yield {"host": found}
 
 
 def host_cost(lab: Any, step: Callable[[], object]) -> list[float]:
@@ -223,21 +199,61 @@ def host_cost(lab: Any, step: Callable[[], object]) -> list[float]:
     return three(spread(taken))
 
 
-def graph(lab: Any, shapes: Sequence[Shape]) -> dict[str, Any]:
+def graph(shapes: Sequence[Shape]) -> Found:
     """Measure the replay of a captured step: the GPU's time, and the host's."""
+    lab = new_lab()
     found: dict[str, Any] = {}
     for name, (_, make) in OURS.items():
         optimizer, gradients = make(lab.arrays(shapes, 0)), lab.arrays(shapes, 1)
         optimizer.step(gradients)
         replay = lab.graph(partial(optimizer.step, gradients))
-        samples = take_turns(lab, {name: replay})[name]
+        *_, samples = take_turns(lab, {name: replay})
         found[name] = {
-            "device_us": three(spread([1e6 * seconds for seconds in samples])),
+            "device_us": three(spread([1e6 * seconds for seconds in samples[name]])),
             "host_us": host_cost(lab, replay),
         }
-    return {"replay": found}
+        yield {"replay": found}
+
+
+def workload(shapes: Sequence[Shape]) -> Found:
+    """Take some steps of each optimizer, for tools that look at kernels."""
+    lab = new_lab()
+    gradients = lab.arrays(shapes, 1)
+    for name, (_, make) in OURS.items():
+        step = our_step(lab, make, shapes, gradients)
+        for _ in range(3):
+            step()
+        lab.finish()
+        yield {"steps of": name}
 
 
 def three(found: Any) -> list[float]:
     """Return median and quartiles as a list."""
     return [found.median, found.low, found.high]
+
+
+SECTIONS: dict[str, Section] = {
+    "versions": Section(30, gpu_contact.what_there_is),
+    "bits": Section(60, gpu_contact.bits),
+    "compiling": Section(30, gpu_contact.compiling),
+    "waiting in a capture": Section(20, gpu_contact.waiting_in_a_capture),
+    "memcheck": Section(60, partial(gpu_contact.checked_by, "memcheck")),
+    "racecheck": Section(60, partial(gpu_contact.checked_by, "racecheck")),
+    "tests": Section(150, gpu_contact.gpu_tests),
+    "bandwidth": Section(30, bandwidth),
+    "steps bert-large": Section(60, partial(steps, PROFILES["bert-large"])),
+    "kernels bert-large": Section(40, partial(kernels, PROFILES["bert-large"])),
+    "steps 200-tiny": Section(40, partial(steps, PROFILES["200-tiny"])),
+    "kernels 200-tiny": Section(30, partial(kernels, PROFILES["200-tiny"])),
+    "host 200-tiny": Section(30, partial(host, PROFILES["200-tiny"], fresh=True)),
+    "graph 200-tiny": Section(30, partial(graph, PROFILES["200-tiny"])),
+    "steps resnet-50": Section(40, partial(steps, PROFILES["resnet-50"])),
+    "steps one-100M": Section(40, partial(steps, PROFILES["one-100M"])),
+    "profile": Section(60, gpu_contact.profiled),
+    "kernels resnet-50": Section(30, partial(kernels, PROFILES["resnet-50"])),
+    "steps bert-base": Section(40, partial(steps, PROFILES["bert-base"])),
+    "host bert-large": Section(40, partial(host, PROFILES["bert-large"], fresh=False)),
+}
+"""In the order in which their answers matter: all is over after ten minutes, wherever that may be."""
+FOR_TOOLS = {"workload": Section(60, partial(workload, PROFILES["bert-large"]))}
+"""Sections that are run by others alone."""

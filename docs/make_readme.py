@@ -75,10 +75,11 @@ def _ratios(machines: list[dict[str, Any]], name: str, profile: str) -> list[str
 
 def _measured_on(results: dict[str, Any]) -> str:
     machine, versions = results["machine"], results["versions"]
+    processor = f" ({machine['processor']})" if "processor" in machine else ""
     return (
-        f"{machine['cpu']}, {machine['usable_cpus']} CPUs, {results['threads']} threads, {results['rounds']} "
-        f"rounds, {machine['system']}, Python {versions['python']}, Numba {versions['numba']}, NumPy "
-        f"{versions['numpy']}, {results['date'][:10]}"
+        f"{machine['cpu']}{processor}, {machine['usable_cpus']} CPUs, {results['threads']} threads, "
+        f"{results['rounds']} rounds, {machine['system']}, Python {versions['python']}, "
+        f"Numba {versions['numba']}, NumPy {versions['numpy']}, {results['date'][:10]}"
     )
 
 

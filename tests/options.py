@@ -9,7 +9,7 @@ import numpy as np
 
 import numba_lamb as nl
 from numba_lamb._text import shorten
-from numba_lamb.methods.checks import Check, bounds, flag, flag_or_bounds, layer_filter, rate
+from numba_lamb.methods.checks import Check, bounds, flag, flag_or_bounds, layer_filter, rate, whole
 from numba_lamb.methods.options import Method
 from numba_lamb.methods.table import METHODS
 from numba_lamb.rates import RATE_KEYS
@@ -138,6 +138,15 @@ def _filters() -> Iterator[Refusal]:
         yield Refusal(value, TypeError, "a callable of a Layer, or None", f"{value!r}, a {kind}")
 
 
+def _wholes() -> Iterator[Refusal]:
+    allowed = "an int from 0 to 2**63-1"
+    for value in (-1, 2**63):
+        yield Refusal(value, ValueError, allowed, repr(value))
+    for value, kind in (("1", "str"), (True, "bool"), (1.0, "float")):
+        yield Refusal(value, TypeError, allowed, f"{value!r}, a {kind}")
+    yield Refusal(None, TypeError, allowed, "None")
+
+
 _REFUSALS: dict[str, Callable[..., Iterator[Refusal]]] = {
     "real": lambda zero, below, **_: _reals(zero, below),
     "floating": lambda zero, below, **_: _floats(zero, below),
@@ -149,10 +158,11 @@ _REFUSALS: dict[str, Callable[..., Iterator[Refusal]]] = {
     "layer_filter": _filters,
     "bounds": _bounds,
     "flag_or_bounds": _flags_or_bounds,
+    "whole": _wholes,
 }
 
 
-PLAIN = (rate, flag, layer_filter, bounds, flag_or_bounds)
+PLAIN = (rate, flag, layer_filter, bounds, flag_or_bounds, whole)
 
 
 def refusals(check: Check) -> list[Refusal]:
@@ -178,6 +188,8 @@ def good_values(check: Check) -> list[Any]:
         return [(0.5, 0.75), (0.25, 0.75), (0.5, 0.875), (0.0, 0.0)]
     if kind == "choice":
         return [*made_of["allowed"]]
+    if kind == "whole":
+        return [0, 2**63 - 1]
     if kind in ("real", "floating"):
         return [*([0.0] if made_of["zero"] else []), 0.25, 0.5]
     return {"rate": [0.0, 0.05], "flag": [False, True], "layer_filter": [None, wide]}[kind]
@@ -284,6 +296,14 @@ class NumpyFront:
         return frozen([dict(opt.params), moments, dict(opt.stats())])
 
 
+def _array(tensor: Any) -> np.ndarray:
+    """A state tensor as the NumPy API has it: bfloat16 as bit patterns."""
+    import torch
+
+    found: np.ndarray = (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    return found
+
+
 class TorchFront:
     """`numba_lamb.torch`."""
 
@@ -349,7 +369,7 @@ class TorchFront:
         zeros = {name: np.zeros_like(weights[name]) for name in named}
         moments = {
             name: [
-                opt.state[tensor][moment].numpy() if opt.state.get(tensor) else zeros[name]
+                _array(opt.state[tensor][moment]) if opt.state.get(tensor) else zeros[name]
                 for moment in opt._method.state
             ]
             for name, tensor in named.items()
@@ -357,4 +377,6 @@ class TorchFront:
         return frozen([weights, moments, dict(opt.stats())])
 
 
+STORED = {"moments": np.float32, "master": np.float16, "seed": np.float32}
+"""What arrays must be for an option of storage to have an effect."""
 FRONTS: list[Any] = [NumpyFront(), *([TorchFront()] if installed("torch") else [])]

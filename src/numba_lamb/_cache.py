@@ -21,7 +21,6 @@ from numba.core.caching import FunctionCache
 from numba.core.serialize import dumps
 
 from numba_lamb import _private
-from numba_lamb._tuning import PREFETCH_BYTES
 
 _PACKAGE = Path(__file__).parent
 _SOURCES = ("_cache.py", "_compile.py", "_private.py", "layout.py", "numerics/rules.py", "kernels/**/*.py")
@@ -52,7 +51,7 @@ class KernelCache(FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any], options: Mapping[str, Any], sources: str) -> None:
         super().__init__(function)
-        self._salt = f"{sources} {sorted(options.items())} {_VERSIONS} {PREFETCH_BYTES}"
+        self._salt = f"{sources} {sorted(options.items())} {_VERSIONS}"
         self._prefix = f"{self._impl.filename_base}.{sources[:8]}-"
         # One for each user, below the folder that Numba chose, which several may share.
         user = f"-{os.geteuid()}" if hasattr(os, "geteuid") else ""

@@ -5,6 +5,7 @@ The tree's structure is JSON beside the arrays, so that a file holds data alone 
 not at all. One that is loaded takes no more memory than its own size.
 """
 
+import importlib
 import json
 import os
 from typing import Any
@@ -15,6 +16,7 @@ from numba_lamb._archive import read_arrays
 from numba_lamb._replace import replacing
 from numba_lamb._text import shorten
 
+BFLOAT16 = "bfloat16"
 FORMAT_VERSION = 1
 
 MAX_DEPTH = 200
@@ -99,6 +101,15 @@ def load(path: Path) -> dict[str, Any]:
     return tree
 
 
+def bfloat16() -> np.dtype[Any]:
+    """Return the dtype of ml_dtypes, which is imported only where there are such arrays."""
+    try:
+        found: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        raise ValueError("it has arrays of bfloat16, for which ml_dtypes must be installed") from None
+    return found
+
+
 def _is_current(version: object) -> bool:
     return type(version) is int and version == FORMAT_VERSION
 
@@ -108,9 +119,12 @@ def _strip(node: Any, arrays: dict[str, Any], where: str, levels: int) -> Any:
     if isinstance(node, np.ndarray) and not isinstance(node, np.ma.MaskedArray):
         if node.dtype.hasobject:
             raise TypeError(f"{shorten(where)} is an array of Python objects, which a checkpoint cannot hold")
-        key = f"a{len(arrays)}"
+        key, kind = f"a{len(arrays)}", "array"
+        if node.dtype.name == BFLOAT16:
+            # NumPy's files do not tell it from any other 2 bytes.
+            node, kind = node.view(np.uint16), BFLOAT16
         arrays[key] = node
-        return {"array": key}
+        return {kind: key}
     if isinstance(node, dict | list) and levels == 0:
         raise ValueError(
             f"tree must have at most {MAX_DEPTH} levels and not contain itself, got more at {shorten(where)}"
@@ -138,6 +152,8 @@ def _restore(node: Any, arrays: dict[str, Any]) -> Any:
         ((kind, value),) = node.items()
         if kind == "array":
             return arrays[value]
+        if kind == BFLOAT16:
+            return arrays[value].view(bfloat16())
         if kind != "dict":
             raise ValueError(f"its tree has a node of unknown kind {kind!r}")
         return {key: _restore(child, arrays) for key, child in value.items()}

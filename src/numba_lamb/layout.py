@@ -1,9 +1,9 @@
 """FlatLayout: where each layer lies in the flat index space, and the chunks it is worked through in.
 
-A layer is one parameter array. Layers of one dtype share one index space, in which layer ``k`` owns
-``[offset, offset + size)``; optimizer state is stored that way. A chunk is a piece of one layer of at most
-`CHUNK` elements: the unit of work and of summation. Its length is a constant of the layout, never of threads
-or device, because stored bits depend on it.
+A layer is one parameter array. Layers that are computed with in one dtype share an index space, in which layer
+``k`` owns ``[offset, offset + size)``; optimizer state is stored that way. A chunk is a piece of one layer of at
+most `CHUNK` elements: the unit of work and of summation. Its length is a constant of the layout, never of
+threads or device, because stored bits depend on it.
 
 ::
 
@@ -29,6 +29,15 @@ ALIGNMENT = 64
 """Offsets are multiples of this many elements, hence of 64 bytes for every dtype."""
 
 
+BFLOAT16 = np.dtype([("bfloat16", np.uint16)])
+"""What stands for PyTorch's bfloat16, of which NumPy has none but that of ml_dtypes."""
+
+
+def arithmetic_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype that parameters of `dtype` are computed with: float64 for float64, else float32."""
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
 @dataclass(frozen=True, slots=True)
 class Layer:
     """One parameter array as the layout knows it; filters receive this record.
@@ -44,7 +53,7 @@ class Layer:
     group : int
         Index of the parameter group it belongs to.
     offset : int
-        First element in the flat index space of its dtype, a multiple of 64.
+        First element in the flat index space of its arithmetic, a multiple of 64.
     """
 
     name: str
@@ -66,7 +75,7 @@ class Layer:
 
 @dataclass(frozen=True, eq=False)
 class ChunkTable:
-    """The layers of one dtype cut into chunks, as the arrays that kernels read.
+    """The layers of one arithmetic cut into chunks, as the arrays that kernels read.
 
     Attributes
     ----------
@@ -79,7 +88,7 @@ class ChunkTable:
     chunks : int64 array, shape (chunks, 2)
         For each chunk its layer and its first element within the layer.
     extent : int
-        Elements that a flat buffer of this dtype holds.
+        Elements that a flat buffer of them holds.
     """
 
     sizes: NDArray[np.int64]
@@ -110,14 +119,15 @@ class FlatLayout:
         placed = []
         extents: dict[np.dtype[Any], int] = {}
         for name, shape, dtype, *group in layers:
+            space = arithmetic_of(np.dtype(dtype))
             layer = Layer(
                 name=name,
                 shape=tuple(int(length) for length in shape),
                 dtype=np.dtype(dtype),
                 group=group[0] if group else 0,
-                offset=extents.get(np.dtype(dtype), 0),
+                offset=extents.get(space, 0),
             )
-            extents[layer.dtype] = layer.offset + -(-layer.size // ALIGNMENT) * ALIGNMENT
+            extents[space] = layer.offset + -(-layer.size // ALIGNMENT) * ALIGNMENT
             placed.append(layer)
         self.layers: tuple[Layer, ...] = tuple(placed)
         self._extents = extents
@@ -131,7 +141,7 @@ class FlatLayout:
 
     @property
     def dtypes(self) -> tuple[np.dtype[Any], ...]:
-        """The dtypes present, in order of first appearance."""
+        """The dtypes that layers are computed with, in order of first appearance."""
         return tuple(self._extents)
 
     @cached_property
@@ -140,11 +150,11 @@ class FlatLayout:
         return sum(layer.size for layer in self.layers)
 
     def indices(self, dtype: np.dtype[Any]) -> list[int]:
-        """Return the positions in `layers` of those that have `dtype`."""
-        return [k for k, layer in enumerate(self.layers) if layer.dtype == dtype]
+        """Return the positions in `layers` of those that are computed with in `dtype`."""
+        return [k for k, layer in enumerate(self.layers) if arithmetic_of(layer.dtype) == dtype]
 
     def table(self, dtype: np.dtype[Any]) -> ChunkTable:
-        """Return the chunk table of the layers that have `dtype`."""
+        """Return the chunk table of the layers that are computed with in `dtype`."""
         if dtype not in self._tables:
             self._tables[dtype] = self._build_table(dtype)
         return self._tables[dtype]

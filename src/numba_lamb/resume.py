@@ -112,9 +112,9 @@ def load(path: checkpoint.Path, optimizer: Optimizer) -> None:
         try:
             optimizer.load_state_dict(tree["optimizer"])
             run_in_order([*writes, partial(written.append, True)])
-        except (KeyError, TypeError, ValueError):
+        except (TypeError, ValueError) as error:
             # Refused, and nothing has changed.
-            raise
+            raise ValueError(f"{_shown(path)} must fit the optimizer: {error}") from error
         except BaseException:
             if not written:
                 optimizer.load_state_dict(before)

@@ -187,7 +187,7 @@ def test_the_table_is_aligned() -> None:
     rows = summarize("p", Measurement([{"lamb": 0.001, ADAMW: 0.1, SWEEP: 0.01}], {ADAMW: "2.13"}))
     lines = report.text_table(rows).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[3].startswith("torch AdamW, fused 2.13 ")
+    assert lines[3].startswith("torch AdamW, fused, float32 2.13 ")
 
 
 # -- workers -------------------------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_the_command_measures_and_writes(tmp_path: Path, capsys: pytest.CaptureF
     assert "200-tiny: left out broken: KeyError: 'broken'" in errors.splitlines()
     found = json.loads((tmp_path / "b.json").read_text())
     assert set(found) == {
-        "format_version", "date", "machine", "versions", "threads", "rounds", "rows", "left_out",
+        "format_version", "date", "machine", "versions", "threads", "dtype", "rounds", "rows", "left_out",
     }  # fmt: skip
     assert found["left_out"] == [{"profile": "200-tiny", "name": "broken", "reason": "KeyError: 'broken'"}]
     assert [row["name"] for row in found["rows"]] == list(CORE)

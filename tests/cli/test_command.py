@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
-from numba_lamb._tuning import PREFETCH_BYTES
 from numba_lamb.cli import info, main, output
 from numba_lamb.cli.bench import report
 from numba_lamb.cli.bench.summary import Row, Spread
+from numba_lamb.engine.cpu import calibration
 from tests.cuda.double import Gpu
 
 
@@ -113,7 +113,7 @@ def test_what_others_are_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     found = info.collect()
     assert found["versions"]["numpy"] == np.__version__
     assert found["versions"]["no-such-package"] == "not installed"
-    assert found["cpu"]["prefetch_bytes"] == PREFETCH_BYTES
+    assert found["cpu"]["prefetch_bytes"] == calibration.usual().distance
 
 
 @pytest.mark.parametrize(

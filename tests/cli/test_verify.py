@@ -1,6 +1,7 @@
 """`numba-lamb verify`: that it passes here, finds the step and the layer of one wrong bit, and says so."""
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
@@ -284,6 +285,33 @@ def test_digests_are_written_in_a_checkout_alone(
     (tmp_path / "pyproject.toml").touch()
     assert main(["verify", "--write", "--threads", "1"]) == 0
     assert stored.load()["Momentum"] == trace.Trace(**json.loads(written)["optimizers"]["Momentum"])
+
+
+DAMAGES = {
+    "cut": lambda text: text[:2000],
+    "empty": lambda text: "",
+    "no bytes of text": lambda text: text[:100] + "\udcff",
+    "a list": lambda text: "[]",
+    "nothing": lambda text: "{}",
+    "another name": lambda text: text.replace("sha256", "sha255"),
+    "no steps": lambda text: text.replace('"50"', '"51"'),
+    "a number": lambda text: re.sub('"50": "[0-9a-f]+"', '"50": 1', text),
+    "no table": lambda text: re.sub('"cases": {[^}]*}', '"cases": null', text),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_damaged_digests_are_one_line(
+    damage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "digests.json"
+    file.write_text(damage(stored.FILE.read_text()), errors="surrogateescape")
+    monkeypatch.setattr(stored, "FILE", file)
+    assert main(["verify", "--steps", "50"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("numba-lamb verify: ")
+    assert "must be as the package brings it, but is damaged" in said
+    assert len(said) < 1000
 
 
 # On a GPU ----------------------------------------------------------------------------------------------------

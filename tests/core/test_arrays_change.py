@@ -18,6 +18,7 @@ from tests.helpers import frozen, snapshot
 
 MAKERS: dict[str, Callable[..., Any]] = {
     "lamb": lambda params: nl.Lamb(params, 0.1),
+    "lans": lambda params: nl.Lans(params, 0.1),
     "momentum": lambda params: nl.Momentum(params, 0.1, 0.9),
     "lars": lambda params: nl.Lars(nl.Momentum(params, 0.1, 0.9), coefficient=0.1),
 }
@@ -47,8 +48,8 @@ def restored(array: np.ndarray) -> None:
     array.__setstate__(((3,), np.dtype(np.float32), False, np.zeros(3, np.float32).tobytes()))
 
 
-def restored_as_doubles(array: np.ndarray) -> None:
-    array.__setstate__(((4,), np.dtype(np.float64), False, np.zeros(4).tobytes()))
+def restored_as_complex(array: np.ndarray) -> None:
+    array.__setstate__(((4,), np.dtype(np.complex64), False, np.zeros(4, np.complex64).tobytes()))
 
 
 def retyped(array: np.ndarray) -> None:
@@ -73,7 +74,7 @@ CHANGES = {
     "resized": (resized, r"\(10,\)"),
     "cut": (cut, r"\(2,\)"),
     "restored": (restored, r"\(3,\)"),
-    "restored as doubles": (restored_as_doubles, "float64"),
+    "restored as complex": (restored_as_complex, "complex64"),
     "retyped": (retyped, "int32"),
     "reshaped": (reshaped, r"\(2, 2\)"),
     "strided": (strided, "strides"),

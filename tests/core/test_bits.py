@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 import numba_lamb as nl
 from numba_lamb._compile import bind, cpu_function
-from numba_lamb.kernels.cpu.chunks import add_lanes
-from numba_lamb.kernels.cpu.chunks import rules as compiled_rules
 from numba_lamb.kernels.cpu.intrinsics import fma
+from numba_lamb.kernels.cpu.sums import add_lanes
+from numba_lamb.kernels.cpu.sums import rules as compiled_rules
 from numba_lamb.layout import LANES
 from numba_lamb.numerics import rules as rule_text
 from tests.helpers import run_python

@@ -1,4 +1,4 @@
-"""What low precision and sharding will stand on: dtypes apart, and sums that come from elsewhere."""
+"""What sharding will stand on: sums that come from elsewhere."""
 
 import threading
 from itertools import pairwise
@@ -6,82 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numba import njit
 
 import numba_lamb as nl
-from numba_lamb._compile import Kernel
-from numba_lamb.engine import bucket as bucket_module
-from numba_lamb.engine.cpu.bucket import CpuBucket
-from numba_lamb.engine.precision import Precision
-from numba_lamb.kernels import columns
-from numba_lamb.kernels.cpu import passes
-from numba_lamb.kernels.cpu.intrinsics import pointer_to
 from numba_lamb.layout import CHUNK
-
-WIDE = Precision(np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float64))
-"""Stored in float32, computed with in float64: a double of half precision."""
-
-
-@njit
-def wide_advance(addresses, hyper, sizes, sums):
-    for layer in range(sizes.shape[0]):
-        count, row = sizes[layer], hyper[layer]
-        w = pointer_to(addresses[layer, columns.WEIGHTS], np.float32(0))
-        g = pointer_to(addresses[layer, columns.GRADIENT], np.float32(0))
-        m, v = pointer_to(addresses[layer, columns.EXP_AVG], 0.0), pointer_to(addresses[layer, 3], 0.0)
-        sums[layer, 0] = sums[layer, 1] = 0.0
-        for i in range(count):
-            m[i] = row[columns.BETA1] * m[i] + row[columns.COMPLEMENT1] * g[i]
-            v[i] = row[columns.BETA2] * v[i] + row[columns.COMPLEMENT2] * g[i] * g[i]
-            u = wide_direction(w[i], m[i], v[i], row)
-            sums[layer, 0] += np.float64(w[i]) ** 2
-            sums[layer, 1] += u * u
-
-
-@njit
-def wide_direction(w, m, v, row):
-    corrected = m * row[columns.CORRECTION1] / (np.sqrt(v * row[columns.CORRECTION2]) + row[columns.EPS])
-    return corrected + row[columns.DECAY] * w
-
-
-@njit
-def wide_descend(addresses, hyper, sizes, scales):
-    for layer in range(sizes.shape[0]):
-        w = pointer_to(addresses[layer, columns.WEIGHTS], np.float32(0))
-        m, v = pointer_to(addresses[layer, columns.EXP_AVG], 0.0), pointer_to(addresses[layer, 3], 0.0)
-        for i in range(sizes[layer]):
-            u = wide_direction(w[i], m[i], v[i], hyper[layer])
-            w[i] = np.float32(w[i] - scales[layer, columns.DESCEND] * u)
-
-
-class WideBucket(CpuBucket):
-    kernels = {  # noqa: RUF012
-        **passes.KERNELS,
-        "lamb_advance": Kernel(wide_advance, wide_advance),
-        "lamb_descend": Kernel(wide_descend, wide_descend),
-    }
-
-
-def test_parameters_arithmetic_and_moments_have_dtypes_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bucket_module, "precision_of", lambda dtype: WIDE)
-    monkeypatch.setattr("numba_lamb.engine.cpu.backend.CpuBucket", WideBucket)
-    rng = np.random.default_rng(3)
-    w = rng.standard_normal(300).astype(np.float32)
-    expected = w.astype(np.float64)
-    opt = nl.Lamb({"w": w}, 0.1, weight_decay=0.01, nonfinite="propagate")
-    m, v = np.zeros((2, 300))
-    for step in range(1, 6):
-        given = rng.standard_normal(300).astype(np.float32)
-        opt.step([given])
-        g = given.astype(np.float64)
-        m, v = 0.9 * m + (1 - 0.9) * g, 0.999 * v + (1 - 0.999) * g**2
-        u = m / (1 - 0.9**step) / (np.sqrt(v / (1 - 0.999**step)) + 1e-6) + 0.01 * expected
-        ratio = np.linalg.norm(expected) / np.linalg.norm(u)
-        expected = np.float64(np.float32(expected - 0.1 * ratio * u))
-    saved = opt.state_dict()["layers"]["w"]
-    assert (w.dtype, saved["m"].dtype, opt._buckets[0].hyper.dtype) == (np.float32, np.float64, np.float64)
-    np.testing.assert_allclose(saved["m"], m, rtol=1e-13)
-    np.testing.assert_allclose(w, expected, rtol=3e-7)
 
 
 class Piece:

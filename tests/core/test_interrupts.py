@@ -41,6 +41,7 @@ def rates(step: int) -> float:
 
 NUMPY: dict[str, Callable[..., Any]] = {
     "lamb": lambda params, **options: nl.Lamb(groups(params), rates, **options),
+    "lans": lambda params, **options: nl.Lans(groups(params), rates, **options),
     "lamb clipped": lambda params, **options: nl.Lamb(groups(params), rates, max_grad_norm=1.0, **options),
     "momentum": lambda params, **options: nl.Momentum(groups(params), rates, 0.9, **options),
     "lars": lambda params, **options: nl.Lars(
@@ -56,9 +57,10 @@ class NumpyRun:
     def __init__(self, kind: str) -> None:
         self.params = values(0)
         self.opt = NUMPY[kind](self.params)
+        self.offset = 0
 
     def step(self, number: int) -> None:
-        self.opt.step(GRADIENTS[number % 3])
+        self.opt.step(GRADIENTS[(number + self.offset) % 3])
 
     @property
     def taken(self) -> int:
@@ -73,9 +75,10 @@ class TorchRun:
 
     def __init__(self, kind: str) -> None:
         torch = pytest.importorskip("torch", reason="the peers extra is not installed")
-        from numba_lamb.torch import Lamb, Lars, Momentum
+        from numba_lamb.torch import Lamb, Lans, Lars, Momentum
 
         make: dict[str, Any] = {
+            "lans": lambda params: Lans(params, lr=0.1, weight_decay=0.1),
             "lamb": lambda params: Lamb(params, lr=0.1, weight_decay=0.1),
             "lamb clipped": lambda params: Lamb(params, lr=0.1, max_grad_norm=1.0, nonfinite="raise"),
             "momentum": lambda params: Momentum(params, lr=0.1),
@@ -84,10 +87,11 @@ class TorchRun:
         self.params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in values(0).items()}
         self.params["a"].data = torch.zeros(40, 60)[:, ::2].copy_(self.params["a"].data)
         self.gradients = [{name: torch.tensor(g) for name, g in given.items()} for given in GRADIENTS]
-        self.opt = make[kind](list(self.params.items()))
+        self.opt = make[kind](groups(self.params))
+        self.offset = 0
 
     def step(self, number: int) -> None:
-        for name, gradient in self.gradients[number % 3].items():
+        for name, gradient in self.gradients[(number + self.offset) % 3].items():
             self.params[name].grad = gradient
         self.opt.step()
 
@@ -138,6 +142,57 @@ def test_a_step_is_whole_wherever_it_is_interrupted(api: str, kind: str) -> None
             run.step(0)
     assert count > 100 // every
     assert not torn
+
+
+def other_gradients(run: Any) -> Callable[[], None]:
+    run.offset = 1
+    return lambda: setattr(run, "offset", 0)
+
+
+def option(key: str, value: Any) -> Callable[[Any], Callable[[], None]]:
+    def change(run: Any) -> Callable[[], None]:
+        group = run.opt.param_groups[0]
+        before = group[key]
+        group[key] = value
+        return lambda: group.__setitem__(key, before)
+
+    return change
+
+
+# What is changed before a step, how close the places are at which that is interrupted, and whether it stays so.
+CHANGES = {
+    "gradients": (other_gradients, 1, False),
+    "rate": (option("lr", 0.3), 3, False),
+    "centralization": (option("grad_centralization", False), 11, True),
+    "formula": (option("variant", "timm"), 5, True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("api", RUNS)
+def test_an_interrupted_step_leaves_nothing_to_later_ones(api: str, change: str) -> None:
+    """After something is changed and the step interrupted, steps are those of an optimizer without interrupts."""
+    changed, every, stays = CHANGES[change]
+    every = int(os.environ.get("NUMBA_LAMB_INTERRUPT_EVERY", every))
+    run, twin, first = (RUNS[api]("lamb") for _ in range(3))
+    changed(first)
+    first.step(0)  # kernels are compiled and loaded
+    place, came = 0, True
+    while came:
+        for one in (run, twin):
+            one.step(place)
+        back, number = (changed(run), changed(twin)), run.taken
+        came = interrupted(lambda: run.step(place), place, "numba_lamb")  # noqa: B023
+        if run.taken > number:
+            twin.step(place)
+        for one, undo in zip((run, twin), back, strict=True):
+            if stays:
+                one.step(place)
+            undo()
+            one.step(place)
+        assert run.seen() == twin.seen(), place
+        place += every
+    assert place > 50
 
 
 @pytest.mark.parametrize("kind", NUMPY)

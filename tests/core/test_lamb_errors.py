@@ -80,20 +80,23 @@ PARAMETERS = {
         if jax
         else {}
     ),
-    "float16": (lambda: {"w": ones(dtype=np.float16)}, TypeError, "parameter 'w' .*float16"),
     "longdouble": (
         lambda: {"w": ones(dtype=np.longdouble)},
         TypeError,
-        "parameter 'w' must be float32 or float64",
+        "'w' must be bfloat16, float16, float32 or",
     ),
     "int": (lambda: {"w": ones(dtype=np.int32)}, TypeError, "parameter 'w' .*int32"),
     "bool": (lambda: {"w": ones(dtype=bool)}, TypeError, "parameter 'w' .*bool"),
     "complex": (lambda: {"w": ones(dtype=np.complex64)}, TypeError, "parameter 'w' .*complex64"),
-    "object": (lambda: {"w": ones(dtype=object)}, TypeError, "parameter 'w' must be float32 or float64"),
+    "object": (
+        lambda: {"w": ones(dtype=object)},
+        TypeError,
+        "'w' must be bfloat16, float16, float32 or",
+    ),
     "record": (
         lambda: {"w": np.zeros(2, [("x", "f4")])},
         TypeError,
-        "parameter 'w' must be float32 or float64",
+        "'w' must be bfloat16, float16, float32 or",
     ),
     "other byte order": (lambda: {"w": ones(dtype=">f4")}, TypeError, "parameter 'w' .* native byte order"),
     "every second": (lambda: {"w": ones(4)[::2]}, ValueError, "parameter 'w' must be C-contiguous"),
@@ -339,18 +342,8 @@ GRADIENTS = {
     "masked": (put("x", np.ma.array(ones(3))), TypeError, "gradient of 'x' .*MaskedArray"),
     **({"torch": (put("x", torch.ones(3)), TypeError, "gradient of 'x' .* torch.Tensor")} if torch else {}),
     **({"jax": (put("x", jax.numpy.ones(3)), TypeError, "gradient of 'x' .* jax")} if jax else {}),
-    "float64": (
-        put("x", ones(3, dtype=np.float64)),
-        TypeError,
-        "gradient of 'x' .* float32, got float64; gradient.astype.np.float32",
-    ),
-    "float32": (
-        put("y", ones(2, 1)),
-        TypeError,
-        "gradient of 'y' .* float64, got float32; gradient.astype.np.float64",
-    ),
-    "int": (put("x", ones(3, dtype=int)), TypeError, "gradient of 'x' .* got int64"),
-    "byte order": (put("x", ones(3, dtype=">f4")), TypeError, "gradient of 'x' .* got >f4"),
+    "int": (put("x", ones(3, dtype=int)), TypeError, "gradient of 'x' .* got dtype\\('int64'\\)"),
+    "byte order": (put("x", ones(3, dtype=">f4")), TypeError, "gradient of 'x' .* got dtype\\('>f4'\\)"),
     "shape": (put("x", ones(4)), ValueError, r"gradient of 'x' .* shape \(3,\), got \(4,\)"),
     "dimensions": (
         put("y", ones(2, dtype=np.float64)),

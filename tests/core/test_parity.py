@@ -16,7 +16,7 @@ from numba_lamb.methods.checks import Check
 from numba_lamb.methods.options import Method, Option
 from numba_lamb.methods.table import METHODS
 from tests.helpers import installed
-from tests.options import FRONTS, Group, good_values, gradients_of
+from tests.options import FRONTS, STORED, Group, good_values, gradients_of
 
 torch = installed("torch")
 needs_torch = pytest.mark.skipif(not torch, reason="the peers extra is not installed")
@@ -115,8 +115,8 @@ layouts = st.fixed_dictionaries(
 )
 
 
-def groups_of(method: Method, layout: dict[str, Any]) -> list[Group]:
-    """Two groups with different options; the second one's layers can be centralized."""
+def groups_of(method: Method, layout: dict[str, Any], stored: Any = None) -> list[Group]:
+    """Two groups with different options, all `stored` in one dtype; the second one's can be centralized."""
     rng = np.random.default_rng(layout["seed"])
     first = {
         f"layer{k}": np.asarray(rng.standard_normal(shape) * scale, dtype)
@@ -126,6 +126,8 @@ def groups_of(method: Method, layout: dict[str, Any]) -> list[Group]:
         "conv": rng.standard_normal((5, 3, 2, 2)).astype(np.float32),
         "other": rng.standard_normal((2, 1, 3)),
     }
+    if stored is not None:
+        first, second = ({name: w.astype(stored) for name, w in held.items()} for held in (first, second))
     own = {name: value for name, value in OTHERS.items() if name in method.names} if layout["mixed"] else {}
     return [(first, {}), (second, own)]
 
@@ -147,7 +149,7 @@ def test_both_front_ends_give_the_same_bytes(name: str, variant: str | None, lay
                 and getattr(method.variants[variant], "rate_inside", False)
             ):
                 continue
-            groups = groups_of(method, layout)
+            groups = groups_of(method, layout, STORED.get(option.name))
             # A layer that has no rows cannot be centralized.
             target = groups[1 if option.name == "grad_centralization" else layout["seed"] % 2][1]
             target[option.name] = value
@@ -210,10 +212,15 @@ def rich(method: Method) -> list[Group]:
 def outcome(front: Any, method: Method, option: Option, value: Any) -> Any:
     """What a training run comes to with one value of an option."""
     groups = rich(method)
+    if option.name in STORED:
+        groups = [
+            ({name: w.astype(STORED[option.name]) for name, w in arrays.items()}, own)
+            for arrays, own in groups
+        ]
     # A filter has layers to tell apart, and a value that is not finite a step to show what is done about it.
     if option.name in ("decay_filter", "adapt_filter"):
         groups[0][0]["vector"] = np.linspace(1, 2, 5)
-    base = {"lr": 0.1, "nonfinite": "propagate"}
+    base = {"lr": 0.1, "nonfinite": "propagate", **({"moments": "int8"} if option.name == "seed" else {})}
     if option.name in ("lr", "weight_decay"):
         groups = [(arrays, {}) for arrays, _ in groups]
     run = Run(front, method, groups, **{**base, option.name: value})

@@ -52,7 +52,8 @@ OPTIONS = {
         "Momentum",
         "closure",
     ): "its options are learning_rate, momentum, weight_decay, loss_scale, use_nesterov, "
-    "maximize, max_grad_norm, grad_centralization, decay_filter, nonfinite, num_threads, capture_steps",
+    "maximize, max_grad_norm, grad_centralization, decay_filter, master, moments, seed, nonfinite, num_threads, "
+    "capture_steps",
     ("Lars", "trust_coefficient"): "did you mean 'coefficient'?",
     ("Lars", "eps"): "did you mean 'epsilon'?",
     ("Lars", "lr"): "give it to the Momentum: Lars(Momentum(params, learning_rate, momentum))",
@@ -136,16 +137,16 @@ CALLS |= {
         "group 0 has the unknown key 'learning_rate'; did you mean 'lr'?",
     ),
     "dtype": (
-        lambda: nl.Lamb([array().astype(np.float16)], 0.1),
+        lambda: nl.Lamb([array().astype(np.int64)], 0.1),
         TypeError,
-        "parameter 'param_0' must be float32 or float64 in native byte order, got dtype('float16'); "
-        "array.astype(np.float32) is a copy that can be trained",
+        "parameter 'param_0' must be bfloat16, float16, float32 or float64 in native byte order, "
+        "got dtype('int64'); array.astype(np.float32) is a copy that can be trained",
     ),
-    "float64 gradient": (
-        lambda: nl.Lamb([array()], 0.1).step([np.ones(2)]),
+    "gradient of integers": (
+        lambda: nl.Lamb([array()], 0.1).step([np.ones(2, np.int64)]),
         TypeError,
-        "gradient of 'param_0' must have the parameter's dtype float32, got float64; "
-        "gradient.astype(np.float32) has it",
+        "gradient of 'param_0' must be bfloat16, float16, float32 or float64 in native byte order, "
+        "got dtype('int64'); gradient.astype(np.float32) can be used",
     ),
     "nested gradients": (
         lambda: nl.Lamb({"a.b": array()}, 0.1).step({"a": {"b": array()}}),
@@ -268,7 +269,7 @@ if torch:
         ("Momentum", "use_nesterov"): "did you mean 'nesterov'?",
         ("Momentum", "dampening"): "gradients enter the momentum buffer whole",
         ("Momentum", "eps"): "its options are lr, momentum, weight_decay, nesterov, maximize, max_grad_norm, "
-        "grad_centralization, decay_filter, nonfinite, fused_amp",
+        "grad_centralization, decay_filter, master, moments, seed, nonfinite, fused_amp",
     }
     for (kind, name), way in TORCH_OPTIONS.items():
         CALLS[f"{name} of PyTorch's {kind}"] = (
@@ -371,11 +372,11 @@ def test_a_gradient_of_another_dtype_names_to() -> None:
     opt = nt.Lamb([("w", w)])
     with torch.no_grad():
         w.grad = torch.ones(2)
-        w.grad.data = torch.ones(2, dtype=torch.float64)
+        w.grad.data = torch.ones(2).to(torch.float8_e4m3fn)
     assert told(opt.step) == (
         TypeError,
-        "gradient of 'w' must have the parameter's dtype torch.float32, got torch.float64; "
-        "p.grad = p.grad.to(p.dtype) has it",
+        "gradient of 'w' must be bfloat16, float16, float32 or float64, got torch.float8_e4m3fn; "
+        "p.grad = p.grad.to(p.dtype) is so",
     )
 
 

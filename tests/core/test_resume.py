@@ -103,6 +103,11 @@ REFUSALS: dict[str, tuple[Callable[[Path], Any], Callable[[Any], Any], str]] = {
         id,
         "beta1 of group 0 must be",
     ),
+    "an option of another type": (
+        changed(lambda tree: tree["optimizer"]["groups"][0].update(maximize=None)),
+        id,
+        r"training\.npz must fit the optimizer: maximize of group 0 must be a bool",
+    ),
     "another file": (
         lambda file: nl.checkpoint.save(file, {"optimizer": trained().state_dict()}),
         id,

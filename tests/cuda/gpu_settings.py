@@ -76,11 +76,12 @@ def choose_for_lars(part: Any, random: np.random.Generator) -> None:
 def with_settings(base: type, write: Callable[[Any], None]) -> Any:
     """The optimizer `base` whose settings are what `write` writes into each of its parts."""
 
-    def write_columns(self: Any, parts: Any) -> None:
-        base._write_columns(self, parts)  # type: ignore[attr-defined]
+    def write_columns(self: Any, parts: Any) -> Any:
+        options = base._write_columns(self, parts)  # type: ignore[attr-defined]
         for part in parts:
             write(part)
             part.refresh_flags()
+        return options
 
     return type(base.__name__, (base,), {"_write_columns": write_columns})
 

@@ -33,12 +33,13 @@ class Owner:
         self.gpu = gpu
         self.buffers: dict[tuple[str, int], Any] = {}
         self.steps: dict[np.dtype[Any], GpuArray] = {}
-        write_columns: Callable[[Any, Any], None] = base._write_columns  # type: ignore[attr-defined]
+        write_columns: Callable[[Any, Any], Any] = base._write_columns  # type: ignore[attr-defined]
 
-        def write(optimizer: Any, parts: Any) -> None:
-            write_columns(optimizer, parts)
+        def write(optimizer: Any, parts: Any) -> Any:
+            options = write_columns(optimizer, parts)
             for part in parts:
                 self.lend(part)
+            return options
 
         stateless = property(lambda optimizer: replace(optimizer._groups.method, numpy_state=()))
         self.made: Any = type(base.__name__, (base,), {"_write_columns": write, "_method": stateless})

@@ -67,7 +67,7 @@ def models(draw: Any) -> dict[str, Any]:
         "missing": draw(st.lists(st.sampled_from(list(weights)), max_size=2)),
         "max_grad_norm": draw(st.sampled_from([None, None, 0.5, 1e6])),
         "misaligned": draw(st.tuples(st.sampled_from([0, 8]), st.sampled_from([0, 8, 16]))),
-        "one_warp_at_a_time": draw(st.booleans()),
+        "one_block_at_a_time": draw(st.booleans()),
     }
 
 
@@ -89,7 +89,7 @@ def test_steps_give_the_cpus_bytes(maker: str, model: dict[str, Any]) -> None:
     of_weights, of_gradients = model["misaligned"]
     limit = model["max_grad_norm"]
     with fresh_gpu() as gpu:
-        gpu.driver.one_warp_at_a_time = model["one_warp_at_a_time"]
+        gpu.driver.one_block_at_a_time = model["one_block_at_a_time"]
         pair = Pair(
             gpu,
             weights,
@@ -145,6 +145,18 @@ def test_more_chunks_and_layers_than_lanes(gpu: Gpu, maker: str) -> None:
     weights = {"large": random.standard_normal(600_001).astype("f4")}
     weights |= {f"small{k}": random.standard_normal(1 + k % 3).astype("f4") for k in range(300)}
     pair = Pair(gpu, weights, lambda params: MAKERS[maker](params, weight_decay=0.01, max_grad_norm=0.1))
+    pair.step(gradients_like(weights, random))
+    pair.check()
+
+
+@pytest.mark.parametrize("maker", ["Lamb", "mindspore", "Lans"])
+def test_rows_that_cross_chunks_are_centralized(gpu: Gpu, maker: str) -> None:
+    """Rows longer than a chunk, and rows of which a chunk's end cuts one."""
+    random = np.random.default_rng(6)
+    shapes = {"long": (2, 4500, 1), "short": (470, 3, 3)}
+    weights = {name: random.standard_normal(shape).astype("f4") for name, shape in shapes.items()}
+    make = {**MAKERS, "Lans": lambda params, **options: nl.Lans(params, 0.02, **options)}[maker]
+    pair = Pair(gpu, weights, lambda params: make([{"params": params, "grad_centralization": True}]))
     pair.step(gradients_like(weights, random))
     pair.check()
 

@@ -263,3 +263,12 @@ def test_rates_more_than_the_dtype_can_hold(gpu: Gpu) -> None:
     ):
         pair.gpu_optimizer.step([gpu.array(ONES)])
     assert pair.gpu_optimizer.global_step == 1
+
+
+@pytest.mark.parametrize("moments", ["bfloat16", "int8"])
+def test_moments_in_fewer_bits_are_for_the_cpu(gpu: Gpu, moments: str) -> None:
+    with pytest.raises(ValueError, match=f"moments must be None for parameter 'w' on a GPU, got '{moments}'"):
+        nl.Lamb({"w": GpuArray(gpu, ONES)}, 0.1, moments=moments)
+    half = GpuArray(gpu, ONES.astype(np.float16))
+    with pytest.raises(TypeError, match=r"parameter .w. must be float32 or float64, got dtype..float16"):
+        nl.Lamb({"w": half}, 0.1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import numba_lamb as nl
+from numba_lamb.memory.device import Device
 from tests.cuda.double import OPTIMIZERS, Gpu, Pair, gradients_like
 from tests.interrupts import interrupted
 
@@ -41,3 +42,49 @@ def test_a_step_is_queued_whole_or_not_at_all(gpu: Gpu, kind: str, nonfinite: st
     for _ in range(2):
         pair.step(gradients_like(WEIGHTS, random))
     pair.check()
+
+
+@pytest.mark.parametrize("change", ["gradients", "rate", "option"])
+def test_an_interrupted_step_leaves_nothing_to_later_ones(
+    gpu: Gpu, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something is changed, the step is interrupted behind each copy that it queues, and it is changed back."""
+    pair = Pair(gpu, WEIGHTS, lambda params: nl.Lamb(params, lambda step: 0.1 / (step + 1)))
+    random = np.random.default_rng(1)
+    values = [gradients_like(WEIGHTS, random) for _ in range(2)]
+    gradients = [gpu.arrays(each) for each in values]
+    left, send = -1, Device.send
+
+    def interrupt(*arguments: Any) -> None:
+        nonlocal left
+        send(*arguments)
+        left -= 1
+        if left == -1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Device, "send", interrupt)
+    key, value = ("lr", 0.5) if change == "rate" else ("eps", 0.1)
+    came, place = True, 0
+    while came:
+        pair.gpu_optimizer.step(gradients[0])
+        pair.cpu.step(values[0])
+        group = pair.gpu_optimizer.param_groups[0]
+        before, which = group[key], int(change == "gradients")
+        if change != "gradients":
+            group[key] = value
+        left, came = place, False
+        try:
+            pair.gpu_optimizer.step(gradients[which])
+        except KeyboardInterrupt:
+            came = True
+        left = -1
+        if not came:
+            pair.cpu.param_groups[0][key] = group[key]
+            pair.cpu.step(values[which])
+        for optimizer in pair.both:
+            optimizer.param_groups[0][key] = before
+        pair.gpu_optimizer.step(gradients[0])
+        pair.cpu.step(values[0])
+        pair.check()
+        place += 1
+    assert place > 1

@@ -24,11 +24,11 @@ def spoiled(gradients: dict[str, Any], name: str, place: int, value: float) -> d
 
 @pytest.mark.parametrize("limit", [None, 0.5])
 @pytest.mark.parametrize("maker", OPTIMIZERS)
-@pytest.mark.parametrize("one_warp_at_a_time", [False, True])
+@pytest.mark.parametrize("one_block_at_a_time", [False, True])
 def test_a_step_with_such_a_gradient_changes_nothing(
-    gpu: Gpu, maker: str, limit: float | None, one_warp_at_a_time: bool
+    gpu: Gpu, maker: str, limit: float | None, one_block_at_a_time: bool
 ) -> None:
-    gpu.driver.one_warp_at_a_time = one_warp_at_a_time
+    gpu.driver.one_block_at_a_time = one_block_at_a_time
     random = np.random.default_rng(1)
     weights = weights_of(random)
     pair = Pair(gpu, weights, lambda params: OPTIMIZERS[maker](params, max_grad_norm=limit, nonfinite="skip"))

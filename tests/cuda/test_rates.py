@@ -179,7 +179,7 @@ def test_a_captured_step_reads_it_at_each_replay(gpu: Gpu) -> None:
 
 
 def test_all_refusals_of_a_step_are_told(gpu: Gpu) -> None:
-    """Layers of one warp refuse the same step, each for a reason of its own."""
+    """Layers of one block refuse the same step, each for a reason of its own."""
     decay = gpu.array(np.float32(0.25))
     groups = [{"params": gpu.arrays({"a": WEIGHTS["a"]})}, {"params": gpu.arrays({"b": WEIGHTS["a"]})}]
     groups[0]["weight_decay"], groups[1]["lr"] = decay, rate_of

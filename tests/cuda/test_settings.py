@@ -34,7 +34,7 @@ def test_settings_of_layers_give_the_cpus_bytes(
     weights[names[seed % len(names)]][...] = 0
     of_weights, of_gradients = model["misaligned"]
     with fresh_gpu() as gpu:
-        gpu.driver.one_warp_at_a_time = model["one_warp_at_a_time"]
+        gpu.driver.one_block_at_a_time = model["one_block_at_a_time"]
         pair = Pair(
             gpu,
             weights,

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import tests.peers.test_migration_standins as foreign
+from numba_lamb.methods.options import STORAGE
 from numba_lamb.torch.migration import adopt_state_dict, options_of, state_dict_of
 from numba_lamb.torch.migration.filters import no_layer, two_or_more_dimensions
 from numba_lamb.torch.migration.options import GROUP_OPTIONS
@@ -57,8 +58,8 @@ def test_the_result_has_our_form_and_copies(name: str) -> None:
     assert found.keys() == {"state", "param_groups"}
     (group,) = found["param_groups"]
     foreign_keys = {"initial_lr", "lr_scale", "param_names", "max_lr"}
-    filters = {"decay_filter", "adapt_filter"}
-    assert group.keys() == GROUP_OPTIONS[kind] - filters | foreign_keys | {"params"}
+    without = {"decay_filter", "adapt_filter", *(one.name for one in STORAGE)}
+    assert group.keys() == GROUP_OPTIONS[kind] - without | foreign_keys | {"params"}
     assert group["params"] == [0, 1]
     assert group["param_names"] == ["a", "b"]
     assert group["param_names"] is not given["param_groups"][0]["param_names"]

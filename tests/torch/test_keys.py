@@ -9,10 +9,10 @@ import pytest
 
 import numba_lamb as nl
 from numba_lamb.methods.names import NUMPY_OPTIONS, OPTIONS, TORCH_OPTIONS, is_one_edit
-from numba_lamb.torch import Lamb, Lars, Momentum
+from numba_lamb.torch import Lamb, Lans, Lars, Momentum
 from tests.torch.helpers import assert_same, fill, parameter, snapshot, steps
 
-KINDS = (Lamb, Lars, Momentum)
+KINDS = (Lamb, Lans, Lars, Momentum)
 kinds = pytest.mark.parametrize("kind", KINDS)
 RIGHT = {
     **{"weigth_decay": "weight_decay", "weight_deca": "weight_decay", "Weight-Decay": "weight_decay"},
@@ -20,6 +20,7 @@ RIGHT = {
 }
 RIGHT_OF: dict[Any, dict[str, str]] = {
     Lamb: {**RIGHT, "epsilon": "eps", "beta1": "betas", "beta": "betas", "use_clip": "trust_clip"},
+    Lans: {**RIGHT, "epsilon": "eps", "beta1": "betas", "decay_filer": "decay_filter"},
     Lars: {**RIGHT, "epsilon": "eps", "use_nesterov": "nesterov", "coefficient": "trust_coefficient"},
     Momentum: {**RIGHT, "use_nesterov": "nesterov", "momentun": "momentum"},
 }

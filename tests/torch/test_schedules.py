@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -252,9 +253,13 @@ def test_a_state_that_does_not_fit_changes_nothing() -> None:
         (3, "state_dict must be that of a ScheduleLR"),
         (
             {**good, "lr": [0.1, 0.2]},
-            r"state_dict\['lr'\] must be 1 floats, one for each group, got \[0.1, 0.2\]",
+            r"state_dict\['lr'\] must be a list of 1 finite floats >= 0, one for each group, got \[0.1, 0.2\]",
         ),
-        ({**good, "_last_lr": [None]}, r"state_dict\['_last_lr'\] must be 1 floats"),
+        *(
+            ({**good, key: rates}, rf"state_dict\['{key}'\] must be a list of 1 finite floats")
+            for key in ("lr", "_last_lr")
+            for rates in ([None], [math.nan], [math.inf], [-0.1], 0.1, None)
+        ),
         ({**good, "last_epoch": "3"}, r"state_dict\['last_epoch'\] must be an int >= -1, got '3'"),
     ]
     for state, text in bad:

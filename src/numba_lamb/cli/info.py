@@ -13,9 +13,9 @@ import numpy as np
 from llvmlite import binding
 
 from numba_lamb._compile import cache_state
-from numba_lamb._tuning import PREFETCH_BYTES
 from numba_lamb.cli import output
 from numba_lamb.cli.bench.machine import cpu_model, usable_cpus, versions
+from numba_lamb.engine.cpu import calibration
 from numba_lamb.kernels.cpu.launch import thread_count, thread_limit
 from numba_lamb.kernels.cpu.threads import cpu_quota, omp_num_threads
 from numba_lamb.kernels.cuda import tools
@@ -152,7 +152,19 @@ def _cpu() -> dict[str, Any]:
         "llvm_name": binding.get_host_cpu_name(),
         "simd_bits": simd_bits(features),
         "fma": bool(features.get("fma") or features.get("neon")),
-        "prefetch_bytes": PREFETCH_BYTES,
+        **_prefetch(),
+    }
+
+
+def _prefetch() -> dict[str, Any]:
+    """Return how many bytes ahead loops prefetch, why, and what was found for models from so many elements on."""
+    threads = thread_count(None)
+    choice = calibration.usual()
+    measured = {} if choice.because == calibration.ASKED else calibration.choices(threads)
+    return {
+        "prefetch_bytes": choice.distance,
+        "prefetch_because": choice.because,
+        "prefetch_calibrated": {f"{4**power:,} elements": found for power, found in sorted(measured.items())},
     }
 
 

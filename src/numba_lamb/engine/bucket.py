@@ -1,4 +1,4 @@
-"""A Bucket: the layers of one dtype with what kernels are told about them, wherever their arrays live."""
+"""A Bucket: the layers of one arithmetic with what kernels are told about them, wherever their arrays live."""
 
 import math
 from abc import ABC, abstractmethod
@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.engine.precision import precision_of
+from numba_lamb.engine.flat_state import FlatState
+from numba_lamb.engine.precision import Precision
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.methods.options import Row
 from numba_lamb.numerics import rules
 
 
 class Bucket(ABC):
-    """Tables of the layers that share a dtype.
+    """Tables of the layers that are computed with in one dtype.
 
     Parameters
     ----------
@@ -26,6 +28,10 @@ class Bucket(ABC):
         Which of its layers this bucket holds.
     parameters : sequence of Parameter
         All parameters, in the layout's order.
+    precisions : sequence of Precision
+        How each of them is stored.
+    state_names : sequence of str
+        The moments, by number.
     """
 
     def __init__(
@@ -33,22 +39,31 @@ class Bucket(ABC):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
+        state_names: Sequence[str],
     ) -> None:
-        self.precision = precision_of(dtype)
         self.dtype = dtype
-        """That of the parameters."""
-        self.largest = self.precision.largest
+        """Of the arithmetic, and so of hyper-parameters, step lengths and row means."""
+        self.largest = float(np.finfo(dtype).max)
+        """The largest number that arithmetic can hold."""
         self.indices = layout.indices(dtype)
+        self.precisions = [precisions[k] for k in self.indices]
+        """How each layer is stored."""
         self.layers = [layout.layers[k] for k in self.indices]
+        self.state = FlatState(self.layers, self.precisions, state_names)
+        """Where each layer's part of flat state is."""
         self.table = layout.table(dtype)
         self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
         self.addresses = np.zeros((len(self.indices), columns.ADDRESSES), dtype=np.int64)
         self.addresses[:, columns.WEIGHTS] = [parameters[k].storage.address for k in self.indices]
-        self.hyper = np.zeros((len(self.indices), columns.HYPER), dtype=self.precision.compute)
+        self.hyper = np.zeros((len(self.indices), columns.HYPER), dtype=self.dtype)
         self.hyper[:, columns.SHRINK] = 1
         self.hyper64 = np.zeros((len(self.indices), columns.HYPER64))
         self.hyper64[:, columns.SIGN] = 1
         self.hyper64[:, columns.MAX_WEIGHT_NORM] = self.hyper64[:, columns.MAX_RATIO] = math.inf
+        self.random = np.zeros((len(self.indices), columns.KEYS), dtype=np.int64)
+        """What random bits are made of."""
+        self.random[:, columns.PARAMETER] = self.indices
         self.refresh_flags()
 
     @property
@@ -67,7 +82,7 @@ class Bucket(ABC):
 
     @abstractmethod
     def saved(self) -> dict[str, NDArray[Any]]:
-        """Return what a step leaves behind, by name: ``steps``, ``updated``, ``norms`` and flat state."""
+        """Return what a step leaves behind, by name: ``steps``, ``updated``, ``norms``, flat state as bytes."""
 
     @abstractmethod
     def blank(self) -> dict[str, NDArray[Any]]:
@@ -110,12 +125,12 @@ class Bucket(ABC):
             (bound, limit): rules.raw_bound(bound, limit, loss_scale, self.largest)
             for bound, limit in set(map(tuple, given))
         }
-        return np.array([known[tuple(key)] for key in given], dtype=self.precision.compute)
+        return np.array([known[tuple(key)] for key in given], dtype=self.dtype)
 
     def cast(self, name: str, value: float) -> float:
         """Return `value` if it is finite in the dtype of the arithmetic, and not 0 unless it is."""
         with np.errstate(over="ignore", under="ignore"):
-            held = self.precision.compute.type(value)
+            held = self.dtype.type(value)
         if not np.isfinite(held) or (held == 0) != (value == 0):
             raise ValueError(
                 f"{name} must be a normal number in {self.dtype}, the dtype of parameter "
@@ -123,9 +138,26 @@ class Bucket(ABC):
             )
         return value
 
+    def check_precisions(self, groups: Sequence[Row]) -> None:
+        """Raise if the layers of a group are not stored as it says."""
+        for layer, precision in zip(self.layers, self.precisions, strict=True):
+            row = groups[layer.group]
+            for name, now in (("master", row.master), ("moments", row.moments)):
+                before = getattr(precision, name)
+                if now != before:
+                    raise ValueError(
+                        f"{name} of group {layer.group} must stay {before!r}, got {now!r}; make another optimizer "
+                        "for another"
+                    )
+
     def centralize(self, groups: Sequence[int]) -> None:
         """Make the tables of row means for the layers of `groups`."""
+        self.centralized: tuple[int, ...] | None = None
+        """The groups whose layers they are for, None until they are made whole."""
+        self._make_rows(groups)
         self.centralized = tuple(groups)
+
+    def _make_rows(self, groups: Sequence[int]) -> None:
         count = len(self.layers)
         self.first_row = np.full(count, -1, dtype=np.int64)
         self.row_lengths = np.ones(count, dtype=np.int64)
@@ -151,8 +183,3 @@ def check_rows(layer: Layer) -> None:
             f"grad_centralization of group {layer.group} must be False for {layer.name!r}, which has {layer.ndim} "
             "dimensions of at least 3, got True; put convolution kernels into a group of their own"
         )
-
-
-def view_of(buffer: NDArray[Any], layer: Layer) -> NDArray[Any]:
-    """Return the piece of a flat state buffer that is one layer's, shaped as its parameter."""
-    return buffer[layer.offset : layer.offset + layer.size].reshape(layer.shape)

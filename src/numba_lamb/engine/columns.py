@@ -31,6 +31,7 @@ def write_options(
         What gradients were multiplied by.
     """
     for bucket in buckets:
+        bucket.check_precisions(groups)
         for index in {*bucket.group_of.tolist()}:
             for column, name in groups[index].held.items():
                 bucket.cast(name, groups[index].hyper[column])
@@ -46,6 +47,7 @@ def write_options(
                 hyper64[own, column] = value
             for column, value in row.hyper.items():
                 hyper[own, column] = value
+            bucket.random[own, columns.SEED] = row.seed
         hyper64[~np.array(adapts, dtype=np.bool_), columns.ADAPTS] = rules.NEVER
         hyper[:, columns.RESCALE] = rules.gradient_factor(hyper64[:, columns.SIGN], 1.0, loss_scale)
         bucket.refresh_flags()

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.engine.bucket import Bucket
+from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import Record
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
@@ -92,6 +93,7 @@ class Backend(ABC):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables and zeroed state for the layers of `dtype`."""

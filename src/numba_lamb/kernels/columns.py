@@ -7,7 +7,19 @@ the layer. ``hyper`` (the parameter's dtype, one row per layer) holds its hyper-
 """
 
 WEIGHTS, GRADIENT, EXP_AVG, EXP_AVG_SQ = range(4)
-ADDRESSES = 4
+# Of what is stored in fewer bits: the rest of the weights, and the scales of the moments, in the moments' order.
+REST, EXP_AVG_SCALES, EXP_AVG_SQ_SCALES = range(4, 7)
+ADDRESSES = 7
+
+# How an array is stored, in ``formats`` (int64, one row per layer, the first columns of ``addresses``): as it is
+# computed with; in another floating-point dtype; weights as a master and its bfloat16 rounding, or with a float32
+# master beside float16; first and second moments in 8 bits, second ones in bfloat16.
+NATIVE, BFLOAT16, FLOAT16, FLOAT32, FLOAT64, SPLIT, MASTERED = range(7)
+FIRST_8, SECOND_8, SECOND_16 = range(7, 10)
+FORMATS = 4
+# For 16-bit weights without a master and for moments: what random bits are made of, by layer (int64).
+SEED, PARAMETER = range(2)
+KEYS = 2
 
 # ADAPT says whether a layer has a trust ratio in this step; where it is 0 the ratio is 1. RESCALE is the
 # gradient's factor: that of clipping over the loss scale.

@@ -129,7 +129,8 @@ class ArrayReader:
     ) -> tuple[Int64, Int64] | None:
         """Return the address of each array's values, and the indices of those that must be looked at closely.
 
-        None says that all are usual and where `keep` was told. The next call overwrites what is returned.
+        None says that all are usual and where `keep` was told. After any other answer nothing is kept, because an
+        interrupt may leave what is in use half written. The next call overwrites what is returned.
 
         Parameters
         ----------
@@ -144,6 +145,7 @@ class ArrayReader:
             outcome = self._read(*spans, items_of(arrays))
             if outcome == ALIKE:
                 return None
+            self._kept.fill(UNUSUAL)
             if outcome == MOVED:
                 return self._found, NOTHING
         return self._found, np.flatnonzero(self._found == UNUSUAL)

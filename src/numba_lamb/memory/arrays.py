@@ -14,6 +14,9 @@ from numba_lamb.layout import Layer
 from numba_lamb.memory import device
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+"""What is computed with."""
+FLOATS = ("bfloat16", "float16", "float32", "float64")
+"""What parameters and gradients in the CPU's memory may be; bfloat16 is that of ml_dtypes."""
 INTERFACE = "__cuda_array_interface__"
 
 
@@ -75,15 +78,13 @@ def check_parameter(name: str, array: object) -> Storage:
     what = f"parameter {name!r}"
     if isinstance(array, np.ndarray):
         array = check_host(what, array)
-        if array.dtype not in DTYPES:
+        if not is_float(array.dtype):
             way = (
                 "; array.astype(np.float32) is a copy that can be trained"
                 if array.dtype.kind in "fiub"
                 else ""
             )
-            raise TypeError(
-                f"{what} must be float32 or float64 in native byte order, got {array.dtype!r}{way}"
-            )
+            raise TypeError(f"{what} must be {one_of(FLOATS)} in native byte order, got {array.dtype!r}{way}")
         if not array.flags.writeable:
             raise ValueError(f"{what} is read-only and cannot be updated in place; pass a copy of it")
         return Storage(address_of(array), array.shape, array.dtype)
@@ -136,15 +137,18 @@ def check_host(what: str, array: Any) -> NDArray[Any]:
     return own
 
 
-def check_form(
-    what: str, layer: Layer, dtype: np.dtype[Any], shape: tuple[int, ...], library: str | None = None
-) -> None:
-    """Raise unless a gradient has the dtype and shape of its parameter."""
-    if dtype != layer.dtype:
-        way = f"to(torch.{layer.dtype})" if library == "torch" else f"astype(np.{layer.dtype})"
-        raise TypeError(
-            f"{what} must have the parameter's dtype {layer.dtype}, got {dtype}; gradient.{way} has it"
-        )
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Return whether an array in the CPU's memory may have this dtype."""
+    return dtype.name in FLOATS and dtype.isnative
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Return names as what something must be."""
+    return f"{', '.join(names[:-1])} or {names[-1]}"
+
+
+def check_shape(what: str, layer: Layer, shape: tuple[int, ...]) -> None:
+    """Raise unless a gradient has the shape of its parameter."""
     if shape != layer.shape:
         raise ValueError(f"{what} must have the parameter's shape {layer.shape}, got {shape}")
 

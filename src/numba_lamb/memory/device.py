@@ -24,7 +24,6 @@ LEGACY_STREAM = 0
 """The default stream, with which all ordinary streams of a device are ordered."""
 PER_THREAD_STREAM = 2
 """A stream that each thread has its own of."""
-WARPS = THREADS // 32
 
 _LEGACY_BY_NAME = 1
 _devices: dict[int, "Device"] = {}
@@ -254,9 +253,9 @@ class Device:
 class Launch:
     """A kernel bound to its grid and its two pointers, so that starting it costs one driver call."""
 
-    def __init__(self, function: Any, warps: int, args: int, hyper: int) -> None:
+    def __init__(self, function: Any, blocks: int, args: int, hyper: int) -> None:
         self._function = function
-        self._blocks = max(1, -(-warps // WARPS))
+        self._blocks = max(1, blocks)
         self._values = np.array([args, hyper], dtype=np.uint64)
         first = self._values.ctypes.data
         self._pointers = np.array([first, first + 8], dtype=np.uint64)

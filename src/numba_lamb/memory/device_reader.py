@@ -2,7 +2,7 @@
 
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from typing import Any, TypeAlias
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from numba_lamb.kernels.cpu.object_reader import ABSENT, NOWHERE, UNUSUAL
 from numba_lamb.layout import Layer
 from numba_lamb.memory.array_reader import NO_SPANS
-from numba_lamb.memory.arrays import INTERFACE, Storage, check_form, device_storage
+from numba_lamb.memory.arrays import INTERFACE, Storage, check_shape, device_storage
 from numba_lamb.memory.device import stream_address
 from numba_lamb.memory.tensor_reader import Form, TensorReader, fields_of
 
@@ -63,7 +63,11 @@ class DeviceReader:
                     f"{storage.dtype}; make another optimizer for an array that was changed"
                 )
             found[k] = storage.address or NOWHERE
-        return None if np.array_equal(found, self._used) else found
+        if np.array_equal(found, self._used):
+            return None
+        # An interrupt may come before the new ones are in use.
+        self._used = np.zeros(0, dtype=np.int64)
+        return found
 
     def keep_weights(self, found: Int64) -> None:
         """Keep the parameters' addresses that are in use."""
@@ -93,7 +97,13 @@ class DeviceReader:
                 f"{what} must be an array on GPU {self._index}, like its parameter, not a numpy.ndarray"
             )
         storage = self._look_at(what, k, array, self._given_known)
-        check_form(what, layer, storage.dtype, storage.shape, storage.library)
+        if storage.dtype != layer.dtype:
+            by_torch = storage.library == "torch"
+            way = f"to(torch.{layer.dtype})" if by_torch else f"astype(np.{layer.dtype})"
+            raise TypeError(
+                f"{what} must have the parameter's dtype {layer.dtype}, got {storage.dtype}; gradient.{way} has it"
+            )
+        check_shape(what, layer, storage.shape)
         if storage.stream is not None:
             self._naming.add(k)
         return storage.address or NOWHERE
@@ -113,6 +123,11 @@ class DeviceReader:
         watched = torch is None or not isinstance(array, torch.Tensor)
         known[k] = _reference(array) if watched else None, storage
         return storage
+
+    @property
+    def dtypes(self) -> Mapping[int, np.dtype[Any]]:
+        """No dtype that is not what is computed with."""
+        return {}
 
     def producers(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which the gradients that were read last say that they are ready."""

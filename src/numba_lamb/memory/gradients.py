@@ -1,13 +1,14 @@
 """Gradients: in which order they are given, and where they lie in this step."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.foreign import kind_of, way_to_array
-from numba_lamb.layout import Layer
+from numba_lamb.layout import Layer, arithmetic_of
 from numba_lamb.memory.arrays import MemoryMap, is_array
 
 Int64 = NDArray[np.int64]
@@ -38,6 +39,13 @@ class Reader(Protocol):
     def producers(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which the gradients that were read last say that they are ready."""
 
+    @property
+    def dtypes(self) -> Mapping[int, np.dtype[Any]]:
+        """The dtypes of gradients that were read last, of those that are not what is computed with, by layer.
+
+        The same object as long as they stay.
+        """
+
 
 class Held(NamedTuple):
     """A step's gradients, whose addresses are written: to be kept alive until it is taken."""
@@ -47,6 +55,8 @@ class Held(NamedTuple):
     """Where each layer's gradient is, 0 for None: an array that stays as it is."""
     producers: Collection[int] = ()
     """The streams on which they say that they are ready."""
+    dtypes: Mapping[int, np.dtype[Any]] = MappingProxyType({})
+    """Those that are not what is computed with, by layer: the same object as long as they stay."""
 
 
 class WeightTable:
@@ -112,7 +122,6 @@ class GradientTable:
             reader,
             weights,
         )
-        self._nbytes = [layer.size * layer.dtype.itemsize for layer in layers]
         self._positions = {layer.name: k for k, layer in enumerate(layers)}
         self.found = np.zeros(len(layers), dtype=np.int64)
         """Where each layer's gradient was at the last update, 0 for None: an array that stays as it is."""
@@ -135,7 +144,7 @@ class GradientTable:
             return
         found, doubtful = read
         for k in doubtful.tolist():
-            owner = memory.owner(int(found[k]), self._nbytes[k])
+            owner = memory.owner(int(found[k]), self._nbytes(k))
             if owner is not None:
                 raise ValueError(
                     f"gradient of {self._layers[k].name!r} shares memory with parameter {owner!r}"
@@ -146,11 +155,16 @@ class GradientTable:
         self.found = found.copy()
         self._reader.keep_gradients(found)
 
+    def _nbytes(self, k: int) -> int:
+        """Return how many bytes a gradient has that was read."""
+        layer = self._layers[k]
+        return layer.size * self._reader.dtypes.get(k, arithmetic_of(layer.dtype)).itemsize
+
     def read(self, gradients: Any) -> Held:
         """Return `gradients` by layer, after writing where they and the parameters lie."""
         ordered = self.ordered(gradients)
         self.update(ordered)
-        return Held(ordered, self.found, self._reader.producers(ordered))
+        return Held(ordered, self.found, self._reader.producers(ordered), self._reader.dtypes)
 
     def given(self) -> list[bool]:
         """Return for each layer whether the last update had a gradient for it."""

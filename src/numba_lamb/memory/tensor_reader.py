@@ -109,7 +109,8 @@ class TensorReader:
     ) -> tuple[Int64, Int64] | None:
         """Return the address of each tensor's values, and the indices of those that must be looked at closely.
 
-        None says that all are usual and where `keep` was told. The next call overwrites what is returned.
+        None says that all are usual and where `keep` was told. After any other answer nothing is kept, because an
+        interrupt may leave what is in use half written. The next call overwrites what is returned.
 
         Parameters
         ----------
@@ -124,6 +125,7 @@ class TensorReader:
             outcome = self._read(*spans, items_of(tensors))
             if outcome == at.ALIKE:
                 return None
+            self._kept.fill(UNUSUAL)
             if outcome == at.MOVED:
                 return self._found, NOTHING
         return self._found, np.flatnonzero(self._found == UNUSUAL)

@@ -180,6 +180,15 @@ def choice(allowed: Collection[str]) -> Check:
     return check
 
 
+def whole(name: str, where: str, value: Any) -> int:
+    """Return `value` if it is an int from 0 to 2**63-1, else raise."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}{where} must be an int from 0 to 2**63-1, got {described(value)}")
+    if not 0 <= value < 2**63:
+        raise ValueError(f"{name}{where} must be an int from 0 to 2**63-1, got {shown(value)}")
+    return value
+
+
 def layer_filter(name: str, where: str, value: Any) -> Any:
     """Return `value` if it is None or callable, else raise."""
     if value is not None and not callable(value):
@@ -199,6 +208,18 @@ def passes(name: str, layer_filter: Callable[[Layer], object], layer: Layer) -> 
             f"{name} must be a callable of one Layer, which has name, shape, ndim, dtype and group, got an error "
             f"for {layer.name!r}: {error}; use layer.name, as in lambda layer: 'bias' not in layer.name"
         ) from error
+
+
+MOST_LOOKS = 4
+"""How often a step looks at options and parameters that its filters change."""
+
+
+def never_still() -> RuntimeError:
+    """Return what is raised after so many looks."""
+    return RuntimeError(
+        "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
+        "a filter was called"
+    )
 
 
 def check_step_count(name: str, count: object) -> float:

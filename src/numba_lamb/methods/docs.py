@@ -53,6 +53,17 @@ _EITHER = {
         " dimensions: give it to their group.",
     ),
     "adapt_filter": Text("callable", "By default all may adapt."),
+    "master": Text(
+        '"split" or None',
+        "The master of a bfloat16 parameter is that and 16 bits of state; of a float16 one it is a float32 array "
+        "of state. Norms and ratio are the master's. It stays as it was at first.",
+    ),
+    "moments": Text(
+        "str",
+        "They are rounded at random so that their means are exact, 8-bit ones with a scale for each 128 "
+        "elements. It stays as it was at first.",
+    ),
+    "seed": Text("int", "The same bits follow on any number of threads, and after a resume."),
 }
 _NUMPY = _EITHER | {
     "params": Text(
@@ -60,9 +71,10 @@ _NUMPY = _EITHER | {
         "A mapping from name to array, ``(name, array)`` pairs, arrays (named ``param_0``, ...), "
         "or group dicts with ``params`` as any of these and any options below but `num_threads`, "
         '`capture_steps` and `loss_scale`, the rate as ``lr``; one more dict ``{"order_params": '
-        "[...]}`` fixes the order that gradients are given in. Arrays are float32 or float64, "
-        "C-contiguous and writable, and are updated in place: all of them NumPy arrays, or all on"
-        " one GPU with ``__cuda_array_interface__`` (CuPy, Numba, detached PyTorch tensors).",
+        "[...]}`` fixes the order that gradients are given in. Arrays are C-contiguous and writable, and are "
+        "updated in place: all of them NumPy arrays, in float32, float64, float16 or the bfloat16 of "
+        "ml_dtypes; or all on one GPU with ``__cuda_array_interface__`` (CuPy, Numba, detached PyTorch "
+        "tensors), in float32 or float64.",
     ),
     "optimizer": Text(
         "Momentum",

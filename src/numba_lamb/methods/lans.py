@@ -8,7 +8,7 @@ from typing import Any
 from numba_lamb.kernels import columns
 from numba_lamb.methods.checks import real
 from numba_lamb.methods.lamb import LAMB
-from numba_lamb.methods.options import Method, Row
+from numba_lamb.methods.options import STORAGE, Method, Row
 from numba_lamb.methods.passes import ROW_MEANS, Pass
 from numba_lamb.numerics import rules
 
@@ -32,6 +32,7 @@ _OPTIONS = (
     replace(
         _OF_LAMB["adapt_filter"], meaning="Called with each `Layer`; False keeps both its trust ratios at 1."
     ),
+    *STORAGE,
     _OF_LAMB["nonfinite"],
 )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from numba_lamb.kernels import columns
-from numba_lamb.methods.checks import Check, bounds, choice, flag, layer_filter, maybe, real
+from numba_lamb.methods.checks import Check, bounds, choice, flag, layer_filter, maybe, real, whole
 from numba_lamb.methods.passes import Pass
 from numba_lamb.numerics import rules
 from numba_lamb.rates import RATE_KEYS
@@ -86,6 +86,10 @@ class Row:
         Which layers have a trust ratio: a constant of `numba_lamb.numerics.rules`.
     held : mapping from int to str
         The columns of `hyper` that the dtype must hold as a normal number, with the names for messages.
+    master, moments : str or None
+        How parameters and moments are stored.
+    seed : int
+        What random bits are made of.
     """
 
     hyper: Mapping[int, float]
@@ -93,6 +97,9 @@ class Row:
     bound: Callable[[float], float]
     adapts: int = rules.NEVER
     held: Mapping[int, str] = field(default_factory=dict)
+    master: str | None = "split"
+    moments: str | None = None
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -185,7 +192,8 @@ class Method:
             columns.CHECKED: found["nonfinite"] != "propagate",
             columns.MAX_GRAD_NORM: found.get("max_grad_norm") or 0.0,
         }
-        return replace(row, hyper64={**row.hyper64, **common})
+        kept = {name: found[name] for name in ("master", "moments", "seed")}
+        return replace(row, hyper64={**row.hyper64, **common}, **kept)
 
 
 NONFINITE = ("propagate", "skip", "raise")
@@ -226,6 +234,25 @@ _GRADIENT_OPTIONS = (
     ),
     Option("grad_centralization", False, flag, meaning="Whether each row's mean is taken from its gradient."),
 )
+STORAGE = (
+    Option(
+        "master",
+        "split",
+        maybe(choice(("split",))),
+        meaning="Whether parameters of 16 bits have a float32 master; with None they are rounded at random.",
+    ),
+    Option(
+        "moments",
+        None,
+        maybe(choice(("bfloat16", "int8"))),
+        meaning="What moments are stored in; by default what is computed with.",
+    ),
+    Option(
+        "seed", 0, whole, meaning="What the random bits are made of by which numbers are rounded, if any are."
+    ),
+)
+"""How parameters and state are stored: the first two stay as they were when the optimizer was made."""
+FIXED = ("master", "moments")
 _NONFINITE = Option(
     "nonfinite",
     "propagate",
@@ -237,4 +264,4 @@ _NONFINITE = Option(
 
 def common(*filters: Option) -> tuple[Option, ...]:
     """Return what optimizers have that can clip, and the filters of this one, in the order of signatures."""
-    return *_GRADIENT_OPTIONS, *filters, _NONFINITE
+    return *_GRADIENT_OPTIONS, *filters, *STORAGE, _NONFINITE

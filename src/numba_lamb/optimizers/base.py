@@ -13,10 +13,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.engine.bucket import Bucket, check_rows, view_of
+from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.choose import choose_backend
 from numba_lamb.engine.columns import write_options
 from numba_lamb.engine.interface import Plan
+from numba_lamb.engine.precision import precisions_of
 from numba_lamb.groups import Parameter, ParameterSet, collect, collect_group
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.arrays import MemoryMap
@@ -73,6 +74,7 @@ class Optimizer(OptionNames, Described, ABC):
     max_grad_norm = GroupOption()
     grad_centralization = GroupOption()
     decay_filter = GroupOption()
+    master, moments, seed = GroupOption(), GroupOption(), GroupOption()
     nonfinite = GroupOption()
 
     @property
@@ -118,14 +120,15 @@ class Optimizer(OptionNames, Described, ABC):
         memory = MemoryMap([p.name for p in parameters], [p.storage for p in parameters])
         layout = FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
         new_bucket, state = self._backend.new_bucket, self._method.numpy_state
-        buckets = [new_bucket(layout, dtype, parameters, state) for dtype in layout.dtypes]
+        precisions = precisions_of(parameters, self._groups.rows())
+        buckets = [new_bucket(layout, dtype, parameters, precisions, state) for dtype in layout.dtypes]
         for bucket in buckets:
             for older in self._buckets:
                 if older.dtype == bucket.dtype:
                     bucket.adopt(older)
         placement = [(bucket, row) for bucket in buckets for row in range(len(bucket.indices))]
         placement.sort(key=lambda slot: slot[0].indices[slot[1]])
-        self._write_columns(buckets)
+        options = self._write_columns(buckets)
         self._placement = placement
         self._buckets = buckets
         self._parameters = parameters
@@ -148,10 +151,13 @@ class Optimizer(OptionNames, Described, ABC):
             loss_scale=self._loss_scale,
         )
         self._backend.place(self._plan)
+        self._groups.written(options)
 
-    def _write_columns(self, buckets: Sequence[Bucket]) -> None:
-        """Write the groups' options into the columns, or raise before anything is written."""
+    def _write_columns(self, buckets: Sequence[Bucket]) -> list[Any]:
+        """Write the groups' options into the columns, or raise before anything is written; return them."""
         groups = self._groups
+        # Before filters are called, which may change them.
+        options = groups.now()
         rows = groups.rows()
         centralized = groups.centralized()
         for bucket in buckets:
@@ -166,14 +172,15 @@ class Optimizer(OptionNames, Described, ABC):
         for bucket in buckets:
             if bucket.centralized != centralized:
                 bucket.centralize(centralized)
-        groups.written()
+        return options
 
     def _rewrite_columns(self) -> None:
         """Write the groups' options as they are now, or raise before anything is written."""
-        self._write_columns(self._buckets)
+        options = self._write_columns(self._buckets)
         self._plan.method, self._plan.nonfinite = self._method, self._groups.nonfinite()
         self._plan.loss_scale = self._loss_scale
         self._backend.columns_changed()
+        self._groups.written(options)
 
     def _is_decayed(self, layer: Layer) -> bool:
         if self._lars_filter is not None and not passes("lars_filter", self._lars_filter, layer):
@@ -275,8 +282,7 @@ class Optimizer(OptionNames, Described, ABC):
             return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
-        if self._groups.changed():
-            self._rewrite_columns()
+        self._groups.follow(self._rewrite_columns)
         passed = self._backend.prepare(partial(self._gradients.read, gradients), stream)
         if passed:
             self._backend.commit()
@@ -337,8 +343,8 @@ class Optimizer(OptionNames, Described, ABC):
                 bucket.layers[row].name: {
                     "step": int(of_bucket[id(bucket)]["steps"][row]),
                     **{
-                        name: taken(view_of(of_bucket[id(bucket)][name], bucket.layers[row]))
-                        for name in self._method.numpy_state
+                        name: taken(bucket.state.part(of_bucket[id(bucket)], name, row))
+                        for name in bucket.state.names(row)
                     },
                 }
                 for bucket, row in self._placement
@@ -364,8 +370,8 @@ class Optimizer(OptionNames, Described, ABC):
         for bucket, row in self._placement:
             layer = state["layers"][bucket.layers[row].name]
             of_bucket[id(bucket)]["steps"][row] = layer["step"]
-            for name in self._method.numpy_state:
-                view_of(of_bucket[id(bucket)][name], bucket.layers[row])[...] = layer[name]
+            for name in bucket.state.names(row):
+                bucket.state.part(of_bucket[id(bucket)], name, row)[...] = layer[name]
         for bucket, value in zip(self._buckets, values, strict=True):
             value["updated"][:] = 0
             bucket.restore(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 from numba_lamb.groups import check_live_group
 from numba_lamb.layout import Layer
-from numba_lamb.methods.checks import compared, is_mutable, plain
+from numba_lamb.methods.checks import MOST_LOOKS, compared, is_mutable, never_still, plain
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.methods.table import METHODS
 from numba_lamb.rates import RATE_KEYS, Rate, RateCache
@@ -114,6 +114,14 @@ class LiveGroups:
         self._seen_keys: list[list[str]] = []
         self._written: list[Any] | None = None
 
+    def follow(self, rewrite: Callable[[], None]) -> None:
+        """Have options that changed written by `rewrite`, which calls filters, until these leave them alone."""
+        for _ in range(MOST_LOOKS):
+            if not self.changed():
+                return
+            rewrite()
+        raise never_still()
+
     def changed(self) -> bool:
         """Return whether an option other than a rate changed since `written`; raise if a group has a wrong key."""
         seen = [*chain.from_iterable(map(dict.values, self.dicts))]
@@ -123,18 +131,19 @@ class LiveGroups:
         if keys != self._seen_keys:
             self.check()
         self._seen_keys = keys
-        changed = self._now() != self._written
+        changed = self.now() != self._written
         # What may yet be refused, and values that can change in place, are looked at anew.
         names = self._option_keys()
         anew = changed or any(is_mutable(group[key]) for group in self.dicts for key in names)
         self._seen = [] if anew else seen
         return changed
 
-    def written(self) -> None:
-        """Note that kernels know of the options as they are now."""
-        self._written = self._now()
+    def written(self, options: list[Any]) -> None:
+        """Note that kernels know of the options as they were when `now` returned them."""
+        self._written = options
 
-    def _now(self) -> list[Any]:
+    def now(self) -> list[Any]:
+        """Return the options other than rates, to be compared."""
         names = self._option_keys()
         return [[compared(group[key]) for key in names] for group in self.dicts]
 

@@ -7,13 +7,26 @@ from typing import Any
 import numpy as np
 
 from numba_lamb.kernels.columns import LARGEST_COUNT
+from numba_lamb.methods.options import STORAGE
 from numba_lamb.rates import RATE_KEYS
 
 
 def upgraded(state: Any, own: Mapping[str, Any]) -> Any:
-    """Return a state of format version 1, whose groups had rates alone, in today's form; others as they are."""
-    if not isinstance(state, Mapping) or state.get("format_version") != 1:
+    """Return a state of format version 1, whose groups had rates alone, in today's form.
+
+    One of version 2 from before there were options of storage has their defaults.
+    """
+    if not isinstance(state, Mapping):
         return state
+    if state.get("format_version") != 1:
+        groups = state.get("groups")
+        if not isinstance(groups, list):
+            return state
+        missing = {option.name: option.default for option in STORAGE}
+        return {
+            **state,
+            "groups": [{**missing, **group} if isinstance(group, Mapping) else group for group in groups],
+        }
     numbers, groups = state.get("numbers"), state.get("groups")
     if not isinstance(numbers, Mapping) or not isinstance(groups, list) or len(groups) != len(own["groups"]):
         return {**state, "format_version": own["format_version"]}

@@ -1,9 +1,10 @@
 """Options under a name or in a place where they would have no effect: refused, with the right way."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn
 
 from numba_lamb.methods.names import OPTIONS, TORCH_WAYS, meant
+from numba_lamb.methods.options import Row
 
 _ELSEWHERE = {**TORCH_WAYS, "fused_amp": "give it to the constructor"}
 """What to do about options that no group has."""
@@ -35,6 +36,16 @@ def _way(key: str, right: str | None, own: Collection[str]) -> str:
     if right is not None:
         return f"did you mean {right!r}?"
     return _ELSEWHERE.get(key, f"its options are {', '.join(own)}")
+
+
+def check_stays(where: str, row: Row, kept: Iterable[Mapping[str, Any] | None]) -> None:
+    """Raise if the parameters of a group were stored otherwise before."""
+    for name, before in (pair for stored in kept for pair in (stored or {}).items()):
+        if getattr(row, name) != before:
+            raise ValueError(
+                f"{name}{where} must stay {before!r}, got {getattr(row, name)!r}; from_optimizer makes an "
+                "optimizer with another"
+            )
 
 
 def where(index: int) -> str:

@@ -92,6 +92,9 @@ class Lans(LayerwiseOptimizer):
         grad_centralization: bool = False,
         decay_filter: Callable[[Layer], bool] | None = None,
         adapt_filter: Callable[[Layer], bool] | None = None,
+        master: str | None = "split",
+        moments: str | None = None,
+        seed: int = 0,
         nonfinite: str = "propagate",
         fused_amp: bool = False,
     ) -> None:

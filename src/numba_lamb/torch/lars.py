@@ -71,6 +71,9 @@ class Momentum(LayerwiseOptimizer):
         max_grad_norm: float | None = None,
         grad_centralization: bool = False,
         decay_filter: Callable[[Layer], bool] | None = None,
+        master: str | None = "split",
+        moments: str | None = None,
+        seed: int = 0,
         nonfinite: str = "propagate",
         fused_amp: bool = False,
     ) -> None:
@@ -149,6 +152,9 @@ class Lars(LayerwiseOptimizer):
         grad_centralization: bool = False,
         decay_filter: Callable[[Layer], bool] | None = None,
         adapt_filter: Callable[[Layer], bool] | None = None,
+        master: str | None = "split",
+        moments: str | None = None,
+        seed: int = 0,
         nonfinite: str = "propagate",
         fused_amp: bool = False,
     ) -> None:

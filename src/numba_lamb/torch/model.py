@@ -16,18 +16,22 @@ from torch import Tensor
 
 from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.columns import write_options
+from numba_lamb.engine.precision import Precision, precision_of
 from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
-from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.layout import FlatLayout, Layer, arithmetic_of
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
 from numba_lamb.memory.gradients import Held
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
-from numba_lamb.methods.options import FILTERS, Row
+from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
+from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
+from numba_lamb.torch.stored import pieces_of
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
     check_gradient,
@@ -66,6 +70,8 @@ class Model:
         Gives moments their places.
     make_bucket : callable
         The backend's `new_bucket`.
+    groups : sequence of mapping
+        The groups, which say how parameters are stored.
     """
 
     def __init__(
@@ -77,8 +83,17 @@ class Model:
         state: Any,
         flat: FlatState,
         make_bucket: Callable[..., Bucket],
+        groups: Sequence[Mapping[str, Any]],
     ) -> None:
-        found = [flat.values(member.name, member.tensor, state.get(member.tensor, {})) for member in members]
+        self._groups = groups
+        self._pieces = [pieces_of(member.tensor, groups[member.group], flat.names) for member in members]
+        flat.stored = {
+            member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
+        }
+        found = [
+            flat.values(member.name, member.tensor, pieces, state.get(member.tensor, {}))
+            for member, pieces in zip(members, self._pieces, strict=True)
+        ]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
         self._dense = [
             member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
@@ -86,7 +101,9 @@ class Model:
         ]
         self._strided = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
         self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
-        self.steps = flat.adopt([member.tensor for member in members], found, *self._step_places(), state)
+        self.steps = flat.adopt(
+            [member.tensor for member in members], self._pieces, found, *self._step_places(), state
+        )
         """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
         self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
@@ -100,7 +117,15 @@ class Model:
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
-        self._point_at_state(flat.names)
+        self._point_at_state()
+        self._write_keys()
+        # Of gradients, where it is not what is computed with.
+        self._dtypes: Mapping[int, Any] = {}
+        self._usual_dtypes = {
+            k: parameter.storage.dtype
+            for k, parameter in enumerate(self.parameters)
+            if parameter.storage.dtype != arithmetic_of(parameter.storage.dtype)
+        }
 
     # -- making --------------------------------------------------------------------------------------------
 
@@ -115,14 +140,14 @@ class Model:
             Parameter(member.name, member.tensor, member.group, storage_of(dense))
             for member, dense in zip(members, self._dense, strict=True)
         ]
-        self._spans = _joined(parameters)
+        self._spans = joined_spans(parameters)
         self.layout = _layout_of(parameters)
         """All layers, in the members' order."""
         self.buckets: list[Bucket] = []
         # For each bucket the members that are layers of it, and their rows in its tables.
         self.indices: list[list[int]] = []
         self.rows: list[NDArray[np.intp]] = []
-        for number, level in enumerate(_levels(parameters)):
+        for number, level in enumerate(levels(parameters)):
             entries: list[tuple[int, int | None, Parameter]] = [
                 (members[k].place, k, parameters[k]) for k in level
             ]
@@ -140,17 +165,23 @@ class Model:
         self, entries: Sequence[tuple[int, int | None, Parameter]], make_bucket: Callable[..., Bucket]
     ) -> None:
         """Make the buckets of these layers; those that are no member's only keep their place."""
-        used = {parameter.storage.dtype for _, k, parameter in entries if k is not None}
-        kept = [(k, parameter) for _, k, parameter in entries if parameter.storage.dtype in used]
+        used = {arithmetic_of(parameter.storage.dtype) for _, k, parameter in entries if k is not None}
+        kept = [
+            (k, parameter) for _, k, parameter in entries if arithmetic_of(parameter.storage.dtype) in used
+        ]
         own = [parameter for _, parameter in kept]
         layout = _layout_of(own)
         for dtype in layout.dtypes:
-            bucket = make_bucket(layout, dtype, own, ())
+            bucket = make_bucket(layout, dtype, own, [self._precision(parameter) for parameter in own], ())
             numbers = [kept[place][0] for place in bucket.indices]
             self.buckets.append(bucket)
             self.indices.append([k for k in numbers if k is not None])
             taken = [row for row, k in enumerate(numbers) if k is not None]
             self.rows.append(np.array(taken, dtype=np.intp))
+
+    def _precision(self, parameter: Parameter) -> Precision:
+        group = self._groups[parameter.group]
+        return precision_of(parameter.name, parameter.storage.dtype, group["master"], group["moments"])
 
     def _check_strided(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
@@ -186,12 +217,16 @@ class Model:
         shared = self.steps.numpy()
         return [shared[start:end] for start, end in pairwise(ends)]
 
-    def _point_at_state(self, names: Sequence[str]) -> None:
-        for number, name in enumerate(names):
-            for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-                bucket.moments(number)[rows_of] = [
-                    tensors_.address_of(self._state[self._own[k]][name]) for k in indices
-                ]
+    def _point_at_state(self) -> None:
+        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+            for k, row in zip(indices, rows_of.tolist(), strict=True):
+                for name, piece in self._pieces[k].items():
+                    bucket.addresses[row, piece.column] = tensors_.address_of(self._state[self._own[k]][name])
+
+    def _write_keys(self) -> None:
+        """Have random bits follow a parameter's place among all, which does not change when others join."""
+        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
+            bucket.random[rows_of, columns.PARAMETER] = [self.members[k].place for k in indices]
 
     def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
         """Write every layer's options, or raise before anything is written."""
@@ -256,16 +291,25 @@ class Model:
         gradients = tuple(gradients)
         copies: list[Tensor] = []
         read = self._gradients.read(gradients, self._spans)
+        dtypes: Mapping[int, Any] = self._usual_dtypes
         if read is not None:
             found, unusual = read
+            others = {
+                k: NUMPY_DTYPES.get(gradients[k].dtype)
+                for k in unusual.tolist()
+                if gradients[k].dtype != self._dense[k].dtype
+            }
+            dtypes = {**dtypes, **others} if others else dtypes
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
                 bucket.gradients[rows_of] = found[numbers]
-            self._gradients.keep(found)
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
-        return Step(gradients, copies, self._found)
+            self._gradients.keep(found)
+        if dtypes != self._dtypes:
+            self._dtypes = dtypes
+        return Step(gradients, copies, self._found, self._dtypes)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -274,7 +318,7 @@ class Model:
         # Zeros that PyTorch has not written anywhere have no memory yet.
         if gradient.is_neg() or gradient._is_zerotensor() or not same_order(gradient, dense):
             with torch.no_grad():
-                gradient = torch.empty_like(dense).copy_(gradient)
+                gradient = torch.empty_like(dense, dtype=gradient.dtype).copy_(gradient)
             copies.append(gradient)
         else:
             self._check_overlap(k, gradient)
@@ -316,10 +360,11 @@ class Step(NamedTuple):
     gradients: Sequence[Any]
     copies: list[Tensor]
     found: Int64
+    dtypes: Mapping[int, Any]
 
     def read(self) -> Held:
         """Return them as a backend takes them, which were read already."""
-        return Held(self.gradients, self.found)
+        return Held(self.gradients, self.found, dtypes=self.dtypes)
 
 
 def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
@@ -338,32 +383,6 @@ def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
     return FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
 
 
-def _joined(parameters: Sequence[Parameter]) -> tuple[Int64, Int64]:
-    """Return sorted starts and ends of the memory that parameters occupy, those that overlap as one."""
-    joined: list[list[int]] = []
-    for start, end in sorted((p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters):
-        if joined and start < joined[-1][1]:
-            joined[-1][1] = max(joined[-1][1], end)
-        elif start < end:
-            joined.append([start, end])
-    spans = np.array(joined, dtype=np.int64).reshape(-1, 2)
-    return spans[:, 0].copy(), spans[:, 1].copy()
-
-
 def _complement(count: int, places: Sequence[int]) -> list[int]:
     taken = set(places)
     return [place for place in range(count) if place not in taken]
-
-
-def _levels(parameters: Sequence[Parameter]) -> list[list[int]]:
-    """Return parameters by number, in runs within which none shares memory with another."""
-    spans = [(p.storage.address, p.storage.address + p.storage.nbytes) for p in parameters]
-    ordered = sorted(span for span in spans if span[0] < span[1])
-    if all(end <= start for (_, end), (start, _) in pairwise(ordered)):
-        return [list(range(len(parameters)))]
-    # Each after the last one that it shares memory with, as if they were updated one by one.
-    number: list[int] = []
-    for k, (start, end) in enumerate(spans):
-        before = [number[j] + 1 for j in range(k) if start < spans[j][1] and spans[j][0] < end]
-        number.append(max(before, default=0))
-    return [[k for k, level in enumerate(number) if level == w] for w in range(max(number) + 1)]

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from numba_lamb.engine.choose import backend_on
 from numba_lamb.engine.interface import Backend, Plan
-from numba_lamb.methods.checks import LARGEST, compared, flag, is_mutable
+from numba_lamb.methods.checks import LARGEST, MOST_LOOKS, compared, flag, is_mutable, never_still
 from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.hooks import uncompiled, watched
-from numba_lamb.torch.keys import InGroups, check_keys, where
-from numba_lamb.torch.loading import loadable
+from numba_lamb.torch.keys import InGroups, check_keys, check_stays, where
+from numba_lamb.torch.loading import loadable, uncast, unwrap
 from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Member, Model, Step
@@ -31,8 +31,6 @@ from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 
-MOST_LOOKS = 4
-"""How often a step looks at parameters that its filters change."""
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
 
@@ -60,8 +58,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._written: list[Any] = []
         self._given: list[Any] = []
         self._keys: list[list[str]] = []
-        self._follows = False
-        self._skipped = 0
+        self._follows, self._skipped = False, 0
 
     @property
     def _step_supports_amp_scaling(self) -> bool:
@@ -195,10 +192,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             if self._follows or not self._follow_options(model, backend):
                 return model, backend, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
-        raise RuntimeError(
-            "decay_filter and adapt_filter must leave parameters and options alone, which changed whenever "
-            "a filter was called"
-        )
+        raise never_still()
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
@@ -225,7 +219,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
-            model = Model(tensors, sizes, members, inactive, self.state, self._flat, backend.new_bucket)
+            given = tensors, sizes, members, inactive, self.state, self._flat
+            model = Model(*given, backend.new_bucket, self.param_groups)
         counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
@@ -248,7 +243,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     # -- options -------------------------------------------------------------------------------------------
 
     def _checked_groups(self) -> list[Row]:
-        return [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
+        rows = [self._check_group(where(index), group) for index, group in enumerate(self.param_groups)]
+        for index, row in enumerate(rows):
+            check_stays(where(index), row, map(self._flat.stored.get, self.param_groups[index]["params"]))
+        return rows
 
     def _look_at_groups(self) -> None:
         """Take note of the groups' options, checked, where any may have changed since the last step."""
@@ -261,6 +259,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             for index, group in enumerate(groups):
                 check_keys(where(index), self._method.name, group, self.defaults)
             self._keys = keys
+        # Until all is noted, an interrupt has the next step look at all of it again.
+        self._given, self._follows = [], False
         rates, decays = [], []
         for index, group in enumerate(groups):
             rate, decay = group["lr"], group["weight_decay"]
@@ -276,14 +276,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         # Values that can change in place are looked at in each step.
         known = [group[name] for group in groups for name in self.defaults if name in group]
         self._given = [] if any(map(is_mutable, known)) else given
-        self._follows = False
 
     def _follow_options(self, model: Model, backend: Backend) -> bool:
         """Write what changed in the groups' options but their rates; return whether anything did."""
         names = [name for name in self._method.names if name not in RATE_KEYS]
         options = [[compared(group[name]) for name in names] for group in self.param_groups]
-        changed = options != self._written
-        if changed:
+        if changed := options != self._written:
             self._written = []
             model.write_options(self.param_groups, self._checked_groups())
             found = {group["nonfinite"] for group in self.param_groups}
@@ -319,6 +317,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         if "_lock" not in vars(self):
             self._lock = step_lock()
         super().__setstate__(state)
+        unwrap(self.state)
         for index, group in enumerate(self.param_groups):
             for name in FILTERS:
                 if name in self.defaults and index < len(before) and group.get(name) is None:
@@ -356,7 +355,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for index, group in enumerate(adopted["param_groups"]):
             check_keys(where(index), self._method.name, group, self.defaults)
         names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
-        super().load_state_dict(loadable(adopted, names))
+        with uncast(self):
+            super().load_state_dict(loadable(adopted, names, self.param_groups))
 
     @classmethod
     def from_optimizer(cls, other: torch.optim.Optimizer, **overrides: Any) -> Self:

@@ -1,5 +1,6 @@
 """ScheduleLR: any PyTorch optimizer, driven by the schedules of this package."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any, TypeAlias
@@ -9,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from numba_lamb._text import shorten
 from numba_lamb.foreign import kind_of
-from numba_lamb.rates import Rate
+from numba_lamb.rates import Rate, unrounded
 
 Rates: TypeAlias = float | Sequence[float] | Iterable[float] | Callable[[int], float]
 """A number, a table with one value per step, or a callable of the 0-based step."""
@@ -133,9 +134,10 @@ class ScheduleLR(LRScheduler):
             _check_count(f"state_dict[{key!r}]", state_dict[key])
         for key in ("lr", "_last_lr"):
             rates = state_dict[key]
-            if len(rates) != len(groups) or not all(isinstance(rate, float) for rate in rates):
+            if not isinstance(rates, list) or len(rates) != len(groups) or not all(map(_is_rate, rates)):
                 raise ValueError(
-                    f"state_dict[{key!r}] must be {len(groups)} floats, one for each group, got {rates!r}"
+                    f"state_dict[{key!r}] must be a list of {len(groups)} finite floats >= 0, one for each group, "
+                    f"got {shorten(repr(rates))}"
                 )
         self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
         for group, rate in zip(groups, state_dict["lr"], strict=True):
@@ -164,6 +166,10 @@ def _check_count(name: str, value: object) -> None:
         raise TypeError(f"{name} must be an int >= -1, got {value!r}")
     if value < -1:
         raise ValueError(f"{name} must be an int >= -1, got {value}")
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, float) and math.isfinite(value) and unrounded(value) >= 0
 
 
 def _by_group(schedule: Any) -> list[Any] | None:

@@ -4,15 +4,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from numba_lamb.layout import ALIGNMENT
+from numba_lamb.engine.precision import Piece
+from numba_lamb.layout import ALIGNMENT, LANES
 from numba_lamb.memory.arrays import aligned_zeros
 from numba_lamb.torch.counts import check_count
 from numba_lamb.torch.entry import StateEntry
 from numba_lamb.torch.places import Places
-from numba_lamb.torch.tensors import NUMPY_DTYPES, check_own_memory
+from numba_lamb.torch.stored import STATE_DTYPES, Pieces, fitted, shape_of
+from numba_lamb.torch.tensors import check_own_memory
 
 
 class FlatState:
@@ -30,28 +33,37 @@ class FlatState:
         self.names = tuple(names)
         self._needs_steps = needs_steps
         self._homes: dict[torch.Tensor, _Home] = {}
+        self.stored: dict[torch.Tensor, dict[str, Any]] = {}
+        """How parameters and their state are stored, by option."""
         self._writes = [0]
         # What was handed out, and how often entries had been written to.
         self._pieces = Places(())
         self._seen = 0
 
-    def values(self, name: str, tensor: torch.Tensor, held: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state that somebody put there for a parameter, checked; what is missing is not in it."""
+    def values(
+        self, name: str, tensor: torch.Tensor, pieces: Pieces, held: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the state that somebody put there for a parameter, checked and as its `pieces` are stored.
+
+        What is missing is not in it.
+        """
         if not isinstance(held, Mapping):
             raise ValueError(f"state of parameter {name!r} must be a dict, not {type(held).__name__}")
         found: dict[str, Any] = {}
-        for key in self.names:
+        scales = [f"{key}_scale" for key in self.names]
+        for key in dict.fromkeys([*pieces, *self.names, *scales]):
             given = held.get(key)
             if given is None:
                 continue
             what = f"state {key!r} of parameter {name!r}"
-            if not isinstance(given, torch.Tensor) or given.shape != tensor.shape:
+            shape = (-(-tensor.numel() // LANES),) if key in scales else tuple(tensor.shape)
+            if not isinstance(given, torch.Tensor) or given.shape != shape:
                 shown = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-                raise ValueError(f"{what} must be a tensor of shape {tuple(tensor.shape)}, not {shown}")
-            if not given.is_floating_point():
-                raise ValueError(f"{what} must be of a floating-point dtype, not {given.dtype}")
+                raise ValueError(f"{what} must be a tensor of shape {shape}, not {shown}")
+            self._check_dtype(what, key, given, pieces, held)
             check_own_memory(what, given)
             found[key] = given
+        found = dict(fitted(found, pieces, tensor))
         if self._needs_steps and found and "step" not in held:
             raise ValueError(f"state of parameter {name!r} has {next(iter(found))!r} but no 'step'")
         found["step"] = check_count(name, held.get("step", 0))
@@ -59,9 +71,23 @@ class FlatState:
             check_own_memory(f"state 'step' of parameter {name!r}", held["step"])
         return found
 
+    @staticmethod
+    def _check_dtype(
+        what: str, key: str, given: torch.Tensor, pieces: Pieces, held: Mapping[str, Any]
+    ) -> None:
+        """Raise unless a piece of state can become what is stored."""
+        own = None if key not in pieces else STATE_DTYPES[pieces[key].dtype]
+        if given.dtype == own or f"{key}_scale" in held:
+            return
+        if own is not None and not own.is_floating_point and f"{key}_scale" not in pieces:
+            raise ValueError(f"{what} must be of dtype {own}, not {given.dtype}")
+        if not given.is_floating_point():
+            raise ValueError(f"{what} must be of a floating-point dtype, not {given.dtype}")
+
     def adopt(
         self,
         tensors: Sequence[torch.Tensor],
+        pieces: Sequence[Pieces],
         found: Sequence[Mapping[str, Any]],
         order: Sequence[int],
         places: Mapping[int, int],
@@ -73,6 +99,8 @@ class FlatState:
         ----------
         tensors : sequence of Tensor
             The parameters.
+        pieces : sequence of dict
+            What the state of each consists of.
         found : sequence of dict
             For each what `values` returned.
         order : sequence of int
@@ -82,8 +110,12 @@ class FlatState:
         state : dict
             The optimizer's ``state``; each parameter's entry keeps what else is in it.
         """
-        homeless = [tensor for tensor in tensors if not self._has_home(tensor)]
-        fresh = {id(tensor) for tensor in homeless}
+        homeless = [
+            (tensor, own)
+            for tensor, own in zip(tensors, pieces, strict=True)
+            if not self._has_home(tensor, own)
+        ]
+        fresh = {id(tensor) for tensor, _ in homeless}
         if homeless:
             self._make(homeless)
         self._homes = {tensor: self._homes[tensor] for tensor in tensors}
@@ -107,13 +139,13 @@ class FlatState:
                 moment.copy_(value)
             counts = [found[k]["step"] for k in order]
             steps = torch.tensor(counts, dtype=torch.float32, device=tensors[0].device)
-        pieces: list[torch.Tensor] = []
+        parts: list[torch.Tensor] = []
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
             own = {"step": step, **self._homes[tensor].moments}
             state[tensor] = StateEntry({**state[tensor], **own}, self._writes)
-            pieces += own.values()
-        self._pieces = Places(pieces)
+            parts += own.values()
+        self._pieces = Places(parts)
         self._seen = self._writes[0]
         return steps
 
@@ -124,50 +156,58 @@ class FlatState:
         """
         return self._writes[0] == self._seen and self._pieces.are_kept()
 
-    def _has_home(self, tensor: torch.Tensor) -> bool:
+    def _has_home(self, tensor: torch.Tensor, pieces: Pieces) -> bool:
         """Return whether there are pieces of flat buffers that fit a parameter as it is now."""
         home = self._homes.get(tensor)
         return (
             home is not None
             and home.is_in_place()
+            and [*home.moments] == [*pieces]
             and all(
                 moment.device == tensor.device
-                and moment.dtype == tensor.dtype
-                and moment.shape == tensor.shape
-                and moment.stride() == self._strides(tensor)
-                for moment in home.moments.values()
+                and moment.dtype == STATE_DTYPES[pieces[key].dtype]
+                and moment.shape == shape_of(pieces[key], tensor)
+                and moment.stride() == self._strides(tensor, pieces[key])
+                for key, moment in home.moments.items()
             )
         )
 
     @staticmethod
-    def _strides(tensor: torch.Tensor) -> tuple[int, ...]:
-        """Return the strides of a parameter's moments: its own where it fills its memory."""
+    def _strides(tensor: torch.Tensor, piece: Piece) -> tuple[int, ...]:
+        """Return the strides of a parameter's state: its own where it fills its memory."""
+        if not piece.shaped:
+            return (1,)
         return tuple(torch.empty_like(tensor, device="meta").stride())
 
-    def _make(self, tensors: Sequence[torch.Tensor]) -> None:
-        """Give `tensors` zeroed moments, in one flat buffer for each moment and dtype."""
-        extents: dict[torch.dtype, int] = {}
-        offsets = []
-        for tensor in tensors:
-            offsets.append(extents.get(tensor.dtype, 0))
-            padded = -(-tensor.numel() // ALIGNMENT) * ALIGNMENT
-            extents[tensor.dtype] = offsets[-1] + padded
+    def _make(self, homeless: Sequence[tuple[torch.Tensor, Pieces]]) -> None:
+        """Give parameters zeroed state, in one flat buffer for each kind and dtype."""
+        extents: dict[tuple[str, np.dtype[Any]], int] = {}
+        offsets: list[dict[str, int]] = []
+        for _, pieces in homeless:
+            offsets.append({})
+            for key, piece in pieces.items():
+                before = extents.get((key, piece.dtype), 0)
+                offsets[-1][key] = before
+                extents[key, piece.dtype] = before + -(-piece.size // ALIGNMENT) * ALIGNMENT
         flats = {
-            (key, dtype): _zeros(extent, dtype, tensors[0].device)
-            for key in self.names
-            for dtype, extent in extents.items()
+            (key, dtype): _zeros(extent, dtype, homeless[0][0].device)
+            for (key, dtype), extent in extents.items()
         }
-        for tensor, offset in zip(tensors, offsets, strict=True):
-            buffers = [flats[key, tensor.dtype] for key in self.names]
-            pieces = [_piece(flat, offset, tensor.shape, self._strides(tensor)) for flat in buffers]
-            self._homes[tensor] = _Home(dict(zip(self.names, pieces, strict=True)), buffers)
+        for (tensor, pieces), own in zip(homeless, offsets, strict=True):
+            buffers = [flats[key, piece.dtype] for key, piece in pieces.items()]
+            parts = {
+                key: _piece(flat, own[key], shape_of(piece, tensor), self._strides(tensor, piece))
+                for flat, (key, piece) in zip(buffers, pieces.items(), strict=True)
+            }
+            self._homes[tensor] = _Home(parts, buffers)
 
 
-def _zeros(count: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _zeros(count: int, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:
     if device.type != "cpu":
-        return torch.zeros(count, dtype=dtype, device=device)
+        return torch.zeros(count, dtype=STATE_DTYPES[dtype], device=device)
     # NumPy asks the system for huge pages, and PyTorch does not: a large step takes some percent less.
-    return torch.from_numpy(aligned_zeros(count, NUMPY_DTYPES[dtype]))
+    raw = torch.from_numpy(aligned_zeros(count * dtype.itemsize, np.dtype(np.uint8)))
+    return raw.view(STATE_DTYPES[dtype])
 
 
 def _piece(flat: torch.Tensor, offset: int, shape: Sequence[int], strides: Sequence[int]) -> torch.Tensor:

@@ -8,12 +8,15 @@ import torch
 from torch.nn.parameter import is_lazy
 
 from numba_lamb.foreign import is_jax, kind_of
+from numba_lamb.layout import BFLOAT16
 from numba_lamb.memory.arrays import Storage
 from numba_lamb.memory.tensor_reader import is_filled
 
 NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: BFLOAT16,
 }
 address_of: Callable[[torch.Tensor], int] = torch.Tensor.data_ptr
 """Where kernels find a tensor's values."""
@@ -76,15 +79,15 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
     if tensor.layout != torch.strided:
         raise TypeError(f"{what} must be a strided tensor, not {tensor.layout}")
-    if tensor.dtype in _HALF:
-        raise TypeError(
-            f"{what} is {tensor.dtype}; parameters must be float32 or float64. Keep them so and compute in "
-            "half precision under torch.autocast"
-        )
     if tensor.dtype not in NUMPY_DTYPES:
-        raise TypeError(f"{what} must be float32 or float64, not {tensor.dtype}")
+        raise TypeError(f"{what} must be bfloat16, float16, float32 or float64, not {tensor.dtype}")
     if tensor.device.type not in ("cpu", "cuda"):
         raise TypeError(f"{what} must be on the CPU or on a CUDA GPU, not on {tensor.device}")
+    if tensor.dtype in _HALF and tensor.device.type != "cpu":
+        raise TypeError(
+            f"{what} must be float32 or float64 on a GPU, got {tensor.dtype}; keep it so and compute in half "
+            "precision under torch.autocast"
+        )
     _check_filled(what, tensor)
     if tensor.is_inference():
         raise ValueError(f"{what} was made in inference mode and cannot be updated")
@@ -106,7 +109,12 @@ def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> N
     kind = type(gradient)
     if kind.__torch_dispatch__ is not _PLAIN:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
-    if gradient.dtype != tensor.dtype:
+    if gradient.dtype not in NUMPY_DTYPES:
+        raise TypeError(
+            f"{what} must be bfloat16, float16, float32 or float64, got {gradient.dtype}; "
+            "p.grad = p.grad.to(p.dtype) is so"
+        )
+    if gradient.dtype != tensor.dtype and tensor.is_cuda:
         raise TypeError(
             f"{what} must have the parameter's dtype {tensor.dtype}, got {gradient.dtype}; "
             f"p.grad = p.grad.to(p.dtype) has it"

@@ -148,7 +148,9 @@ def bind_atomic(lanes: Lanes, instruction: Instruction, random: np.random.Genera
         first, last = (np.broadcast_to(read(group.index), count) for read in (reads[0], reads[-1]))
         olds = np.empty(count, dtype)
         size = np.dtype(dtype).itemsize
-        for positions, view, cells in lanes.access(space, group, address(group), size, dtype, True):
+        for positions, view, cells in lanes.access(
+            space, group, address(group), size, dtype, True, atomic=True
+        ):
             numbers = np.arange(count)[positions]
             for k in random.permutation(numbers.size):
                 number, cell = numbers[k], cells[k]

@@ -29,8 +29,13 @@ from tests.cuda.ptx.interpreter import parse
 from tests.cuda.ptx.relaunch import relaunch
 
 CAPABILITY = (9, 0)
+ATTRIBUTES = {
+    CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR: CAPABILITY[0],
+    CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: CAPABILITY[1],
+    CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: 132,
+    CUdevice_attribute.CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE: 50 << 20,
+}
 POISON = 0xFF
-WARP = 32
 TOTAL = 1 << 36
 
 OK = (CUresult.CUDA_SUCCESS,)
@@ -60,11 +65,28 @@ class FakeDriver(DriverState):
             assert stream in self.queues, "no such stream"
         return CUresult.CUDA_SUCCESS, CUstreamCaptureStatus(int(stream in self.captures))
 
+    def cuStreamCreate(self, flags: int) -> Any:
+        self._need_context()
+        return CUresult.CUDA_SUCCESS, self.stream()
+
+    def cuStreamBeginCapture(self, stream: int, mode: CUstreamCaptureMode) -> Any:
+        self.begin_capture(stream)
+        return OK
+
+    def cuStreamEndCapture(self, stream: int) -> Any:
+        if self.captures[stream].spoiled_by:
+            del self.captures[stream]
+            return CUresult.CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, None
+        return CUresult.CUDA_SUCCESS, self.end_capture(stream)
+
     # -- contexts and devices ------------------------------------------------------------------------------
 
     def cuInit(self, flags: int) -> Any:
         self.starts += 1
         return (self._if_own_process(),)
+
+    def cuDriverGetVersion(self) -> Any:
+        return CUresult.CUDA_SUCCESS, 13000
 
     def cuDeviceGet(self, index: int) -> Any:
         known = index < self.devices
@@ -74,8 +96,7 @@ class FakeDriver(DriverState):
         return CUresult.CUDA_SUCCESS, device + 1
 
     def cuDeviceGetAttribute(self, attribute: int, device: int) -> Any:
-        major = attribute == CUdevice_attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-        return CUresult.CUDA_SUCCESS, CAPABILITY[0 if major else 1]
+        return CUresult.CUDA_SUCCESS, ATTRIBUTES[attribute]
 
     def cuCtxGetCurrent(self) -> Any:
         return self._if_own_process(), self.contexts[-1]
@@ -233,13 +254,13 @@ class FakeDriver(DriverState):
         places = (ctypes.c_uint64 * 2).from_address(pointers)
         arguments = [ctypes.c_uint64.from_address(place).value for place in places]
         self.launches.append(function.name)
-        one_by_one = self.one_warp_at_a_time
+        one_by_one = self.one_block_at_a_time
 
         def work() -> None:
             if self.perform is not None:
                 self.perform(function.name, arguments)
             elif one_by_one:
-                relaunch(function, gx * x // WARP, WARP, arguments, self.memory, resident=1)
+                relaunch(function, gx, x, arguments, self.memory, resident=1)
             else:
                 relaunch(function, gx, x, arguments, self.memory)
 

@@ -27,8 +27,8 @@ class DriverState:
         self.launches: list[str] = []
         self.waits = 0
         """Calls that the host had to wait in."""
-        self.one_warp_at_a_time = False
-        """Whether the warps of a kernel run one after another, rather than all in step."""
+        self.one_block_at_a_time = False
+        """Whether the blocks of a kernel run one after another, rather than all in step."""
         self.perform: Callable[[str, list[int]], None] | None = None
         """What is done in place of a kernel, from its name and arguments."""
         self.bytes_left: int | None = None

@@ -4,8 +4,10 @@ What runs is what the compiler made of the kernel: vector accesses, inline assem
 between blocks. Each access is checked for bounds and alignment, each operation is rounded as IEEE 754 and PTX say,
 and an instruction or modifier that is not known is refused before anything runs.
 
-Memory is sequentially consistent and threads change places only between instructions: a data race or a missing
-fence is not found. Nor is anything about speed.
+In shared memory two accesses of which one writes, with no barrier between them, are found whatever order they
+happen to run in, and so is a barrier that a thread of its block never comes to. Global memory is sequentially
+consistent and threads change places only between instructions: a data race or a missing fence is not found there.
+Nor is anything about speed.
 """
 
 from collections.abc import Sequence

@@ -18,6 +18,7 @@ from tests.cuda.ptx.memory import (
     check_alignment,
 )
 from tests.cuda.ptx.parser import NAME, Kernel, Parameter
+from tests.cuda.ptx.races import Races
 
 WARP = 32
 # Read before it is written, a register is a NaN, a wild address, or a huge index.
@@ -79,6 +80,7 @@ class Lanes:
         self.dynamic = dynamic
         dynamic_starts = [v.offset for v in kernel.variables.values() if v.space == "shared"]
         self.shared = Private("shared", slots, max([kernel.static_shared, *dynamic_starts]) + dynamic)
+        self.races = Races(kernel, slots, self.shared.size, self.count)
         self.local = Private("local", self.count, kernel.local)
         self.registers: dict[str, np.ndarray] = {}
         self.banks: dict[str, np.ndarray] = {}
@@ -117,6 +119,7 @@ class Lanes:
         for kind, bank in self.banks.items():
             bank[:, index] = UNDEFINED[kind]
         self.shared.forget(slots)
+        self.races.forget(slots)
         self.local.forget(lanes)
         return lanes
 
@@ -232,21 +235,31 @@ class Lanes:
         return addresses
 
     def access(
-        self, space: str, group: Group, addresses: np.ndarray, size: int, dtype: Any, writes: bool
+        self,
+        space: str,
+        group: Group,
+        addresses: np.ndarray,
+        size: int,
+        dtype: Any,
+        writes: bool,
+        atomic: bool = False,
     ) -> Iterator[Piece]:
         """Check an access and find the memory of each of its lanes."""
         check_alignment(addresses, size)
         if space == "global":
             yield from self.memory.pieces(addresses, size, dtype, writes)
         elif space == "shared":
-            yield self.shared.piece(self.slot[group.lanes], addresses, size, dtype)
+            slots = self.slot[group.lanes]
+            piece = self.shared.piece(slots, addresses, size, dtype)
+            self.races.note(slots, group.lanes, addresses, size, writes, atomic)
+            yield piece
         elif space == "local":
             yield self.local.piece(group.lanes, addresses, size, dtype)
         else:
-            yield from self.access_generic(group, addresses, size, dtype, writes)
+            yield from self.access_generic(group, addresses, size, dtype, writes, atomic)
 
     def access_generic(
-        self, group: Group, addresses: np.ndarray, size: int, dtype: Any, writes: bool
+        self, group: Group, addresses: np.ndarray, size: int, dtype: Any, writes: bool, atomic: bool
     ) -> Iterator[Piece]:
         windows = addresses >> np.uint64(60)
         for window in np.unique(windows):
@@ -255,7 +268,7 @@ class Lanes:
             space = WINDOWS.get(int(window), "global")
             if space == "global":
                 offsets = addresses[chosen]
-            for piece in self.access(space, Group(group.lanes[chosen]), offsets, size, dtype, writes):
+            for piece in self.access(space, Group(group.lanes[chosen]), offsets, size, dtype, writes, atomic):
                 yield Piece(chosen[piece.positions], piece.view, piece.cells)
 
 

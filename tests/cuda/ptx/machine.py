@@ -228,6 +228,8 @@ class Machine:
         lanes = lanes[self.waits_at[lanes] != NOT_WAITING]
         places = self.waits_at[lanes]
         self.check_converged(lanes, places)
+        self.check_complete(ready, places)
+        self.lanes.races.forget(ready)
         self.waits_at[lanes] = NOT_WAITING
         self.waiting_in[ready] = 0
         for at in np.unique(places):
@@ -243,6 +245,13 @@ class Machine:
                     places[k],
                     f"a thread of the same warp waits at another barrier: {self.at(places[k + 1])}",
                 )
+
+    def check_complete(self, slots: np.ndarray, places: np.ndarray) -> None:
+        """Raise if threads of a block ended where the others wait for all of them."""
+        short = slots[self.living_in[slots] < self.lanes.block.size]
+        if short.size:
+            lane = short[0] * self.lanes.stride
+            self.fail(lane, places[0], "a thread of the block ended before the barrier that others wait at")
 
     def at(self, place: Any) -> str:
         return self.code[place].instruction.text

@@ -69,7 +69,7 @@ def bind_collective(lanes: Lanes, instruction: Instruction) -> tuple[Read, Perfo
     opcode, modifiers = instruction.opcode, instruction.modifiers
     if (opcode, modifiers) == ("bar", ("warp", "sync")):
         expect(instruction, 1)
-        return lanes.read(instruction.operands[0], "u32"), lambda group, sets: None
+        return lanes.read(instruction.operands[0], "u32"), bind_meeting(lanes)
     if opcode == "shfl":
         expect(instruction, 5)
         return lanes.read(instruction.operands[4], "u32"), bind_shuffle(lanes, instruction)
@@ -77,6 +77,17 @@ def bind_collective(lanes: Lanes, instruction: Instruction) -> tuple[Read, Perfo
         expect(instruction, 3)
         return lanes.read(instruction.operands[2], "u32"), bind_vote(lanes, instruction)
     return None
+
+
+def bind_meeting(lanes: Lanes) -> Perform:
+    """Order what whole warps did in shared memory before and after."""
+
+    def met(group: Group, sets: Sets) -> None:
+        whole = sets.mask == EVERY_LANE
+        if whole.any():
+            lanes.races.meet(group.lanes[whole])
+
+    return met
 
 
 def source_lane(mode: str, lane: np.ndarray, b: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -38,9 +38,10 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         "bench",
         help="measure the optimizers beside those of other installed packages",
         description=(
-            "Measure one optimizer step in float32: ours, those of timm, optax, torch_optimizer, "
+            "Measure one optimizer step: ours, those of timm, optax, torch_optimizer, "
             "pytorch_optimizer and Paddle where they are installed, PyTorch's fused AdamW and SGD, and a "
-            "memory copy and sweep. Each runs in a process of its own; in each round all take a turn."
+            "memory copy and sweep. Each runs in a process of its own; in each round all take a turn. "
+            "With --dtype bfloat16: ours with moments in fewer and fewer bits, PyTorch's AdamW and DeepSpeed's."
         ),
     )
     parser.add_argument(
@@ -55,6 +56,12 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         type=_names(COMPETITORS),
         metavar="A,B",
         help=f"measure only these, among {', '.join(COMPETITORS)}; ratios need adamw-fused and sweep among them",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="dtype of parameters and gradients (default float32); the yardsticks stay float32",
     )
     parser.add_argument(
         "--rounds",
@@ -83,7 +90,9 @@ def run(arguments: argparse.Namespace, competitors: Mapping[str, Competitor] = C
     if unfit:
         return _fail(unfit)
     asked = arguments.only or list(competitors)
-    wanted = [one for name, one in competitors.items() if name in asked]
+    wanted = [
+        one for name, one in competitors.items() if name in asked and one.dtype in (arguments.dtype, None)
+    ]
     chosen = present(wanted)
     if not chosen:
         return _fail("none of these is installed: " + ", ".join(asked))
@@ -101,7 +110,7 @@ def run(arguments: argparse.Namespace, competitors: Mapping[str, Competitor] = C
             left_out.append({"profile": profile, "name": name, "reason": reason})
             _say(f"{profile}: left out {name}: {reason}")
         if found:
-            title = panel_title(profile, threads)
+            title = panel_title(profile, threads, arguments.dtype)
             report.print_table(title, found)
             unsteady = spread_warning(profile, found)
             if unsteady:
@@ -118,6 +127,7 @@ def run(arguments: argparse.Namespace, competitors: Mapping[str, Competitor] = C
                 "machine": describe_machine(),
                 "versions": versions(),
                 "threads": threads,
+                "dtype": arguments.dtype,
                 "rounds": arguments.rounds,
             }
             results = [row.as_json() for row in rows]
@@ -189,9 +199,9 @@ def _unfit_files(*paths: Path | None) -> str | None:
     return None
 
 
-def panel_title(profile: str, threads: int) -> str:
+def panel_title(profile: str, threads: int, dtype: str = "float32") -> str:
     """Return what a profile's table and panel are called."""
-    return f"{profile}: {_millions(profile)} parameters, float32, {_threads(threads)}"
+    return f"{profile}: {_millions(profile)} parameters, {dtype}, {_threads(threads)}"
 
 
 def _millions(profile: str) -> str:

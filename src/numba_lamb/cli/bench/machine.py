@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
+from llvmlite import binding
+
 __all__ = [
     "PACKAGES",
     "available_memory",
@@ -39,6 +41,7 @@ def describe_machine() -> dict[str, object]:
     """Return the processor, its caches, CPU counts and system, as plain values."""
     return {
         "cpu": cpu_model(),
+        "processor": str(binding.get_host_cpu_name()),
         "cpus": os.cpu_count(),
         "usable_cpus": usable_cpus(),
         "caches": caches(),

@@ -17,6 +17,7 @@ from numba_lamb.cli.bench.profiles import Shape
 from numba_lamb.cli.bench.subjects import DECAY, RATE, Subject, arrays
 
 __all__ = [
+    "deepspeed_adam",
     "fused_adamw",
     "fused_sgd",
     "optax_lamb",
@@ -40,6 +41,13 @@ def fused_sgd(shapes: Sequence[Shape], threads: int) -> Subject:
     torch, params = torch_params(shapes, threads)
     optimizer = torch.optim.SGD(params, lr=RATE, momentum=0.9, weight_decay=DECAY, fused=True)
     return Subject(optimizer.step, torch.__version__)
+
+
+def deepspeed_adam(shapes: Sequence[Shape], threads: int) -> Subject:
+    """Return DeepSpeed's AdamW for the CPU, which compiles at its first use."""
+    _, params = torch_params(shapes, threads)
+    adam = importlib.import_module("deepspeed.ops.adam").DeepSpeedCPUAdam
+    return Subject(adam(params, lr=RATE, weight_decay=DECAY, adamw_mode=True).step, version("deepspeed"))
 
 
 def timm_lamb(shapes: Sequence[Shape], threads: int) -> Subject:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import numba_lamb as nl
 from numba_lamb.cli.bench.profiles import Shape, parameter_count
+from numba_lamb.engine.cpu.calibration import STEPS as CALIBRATION_STEPS
 
 __all__ = [
     "DECAY",
@@ -19,6 +20,7 @@ __all__ = [
     "Subject",
     "arrays",
     "lamb",
+    "lamb_adamw",
     "lamb_checked",
     "lamb_fresh",
     "lars",
@@ -44,11 +46,14 @@ class Subject:
         Version of the package that it comes from.
     prepare : callable, optional
         Called before each step, outside the clock.
+    warm_steps : int
+        Steps that it takes at least before it is timed.
     """
 
     step: Callable[[], object]
     version: str
     prepare: Callable[[], object] | None = None
+    warm_steps: int = 4
 
 
 def arrays(shapes: Sequence[Shape], seed: int) -> list[NDArray[np.float32]]:
@@ -60,6 +65,12 @@ def arrays(shapes: Sequence[Shape], seed: int) -> list[NDArray[np.float32]]:
 def lamb(shapes: Sequence[Shape], threads: int) -> Subject:
     """Return Lamb without the finite check, gradient arrays reused."""
     return _ours(nl.Lamb(arrays(shapes, 0), RATE, nonfinite="propagate", **_options(threads)), shapes)
+
+
+def lamb_adamw(shapes: Sequence[Shape], threads: int) -> Subject:
+    """Return Lamb with AdamW's formula, in which no layer adapts, without the finite check."""
+    optimizer = nl.Lamb(arrays(shapes, 0), RATE, variant="adamw", nonfinite="propagate", **_options(threads))
+    return _ours(optimizer, shapes)
 
 
 def lamb_checked(shapes: Sequence[Shape], threads: int) -> Subject:
@@ -76,7 +87,7 @@ def lamb_fresh(shapes: Sequence[Shape], threads: int) -> Subject:
     def renew() -> None:
         gradients[:] = [array.copy() for array in source]
 
-    return Subject(lambda: optimizer.step(gradients), nl.__version__, renew)
+    return Subject(lambda: optimizer.step(gradients), nl.__version__, renew, CALIBRATION_STEPS)
 
 
 def lars(shapes: Sequence[Shape], threads: int) -> Subject:
@@ -142,4 +153,4 @@ def _options(threads: int) -> dict[str, Any]:
 
 def _ours(optimizer: nl.Lamb | nl.Momentum, shapes: Sequence[Shape]) -> Subject:
     gradients = arrays(shapes, 1)
-    return Subject(lambda: optimizer.step(gradients), nl.__version__)
+    return Subject(lambda: optimizer.step(gradients), nl.__version__, warm_steps=CALIBRATION_STEPS)

@@ -6,6 +6,7 @@ import numba_lamb as nl
 from numba_lamb.cli.bench.peers import torch_params
 from numba_lamb.cli.bench.profiles import Shape
 from numba_lamb.cli.bench.subjects import DECAY, RATE, Subject
+from numba_lamb.engine.cpu.calibration import STEPS as CALIBRATION_STEPS
 
 __all__ = ["lamb", "lamb_fresh"]
 
@@ -15,7 +16,8 @@ def lamb(shapes: Sequence[Shape], threads: int) -> Subject:
     from numba_lamb.torch import Lamb
 
     _, params = torch_params(shapes, threads)
-    return Subject(Lamb(params, lr=RATE, weight_decay=DECAY).step, nl.__version__)
+    step = Lamb(params, lr=RATE, weight_decay=DECAY).step
+    return Subject(step, nl.__version__, warm_steps=CALIBRATION_STEPS)
 
 
 def lamb_fresh(shapes: Sequence[Shape], threads: int) -> Subject:
@@ -29,4 +31,5 @@ def lamb_fresh(shapes: Sequence[Shape], threads: int) -> Subject:
         for param, gradient in zip(params, source, strict=True):
             param.grad = gradient.clone()
 
-    return Subject(Lamb(params, lr=RATE, weight_decay=DECAY).step, nl.__version__, renew)
+    step = Lamb(params, lr=RATE, weight_decay=DECAY).step
+    return Subject(step, nl.__version__, renew, CALIBRATION_STEPS)

@@ -21,7 +21,6 @@ from numba_lamb.cli.bench.subjects import Subject
 
 __all__ = ["main", "serve", "timed", "warm"]
 
-LEAST_WARM_STEPS = 4
 UNSETTLED = 0.2
 """Steps shorter than this get one untimed step at the start of each turn, which wakes threads and fills caches."""
 
@@ -67,7 +66,7 @@ def serve(subject: Subject, requests: Iterable[str], out: TextIO) -> int:
 def warm(subject: Subject, seconds: float) -> float:
     """Take steps for so long, a few at least, and return the fastest: what compiles does so here."""
     end = time.perf_counter() + seconds
-    times = [timed(subject, 1) for _ in range(LEAST_WARM_STEPS)]
+    times = [timed(subject, 1) for _ in range(subject.warm_steps)]
     while time.perf_counter() < end:
         times.append(timed(subject, 1))
     return min(times)

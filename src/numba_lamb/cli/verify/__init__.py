@@ -93,7 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"wrote {stored.FILE}")
         return 0
-    shipped = stored.load()
+    try:
+        shipped = stored.load()
+    except ValueError as error:
+        return _fail(str(error))
     unknown = [name for name in METHODS if name not in shipped]
     if unknown:
         return _fail(f"{stored.FILE} has no digests of {', '.join(unknown)}; --write in a checkout adds them")

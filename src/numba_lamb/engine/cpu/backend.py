@@ -1,6 +1,6 @@
 """CpuBackend: a step on the CPU, in order."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.cpu.calibration import Calibration
 from numba_lamb.engine.cpu.counters import Counters
 from numba_lamb.engine.cpu.finite import inspect
 from numba_lamb.engine.cpu.record import CpuRecord
 from numba_lamb.engine.interface import Backend, Plan, named_stats
+from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
@@ -65,10 +67,11 @@ class CpuBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
     ) -> CpuBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        return CpuBucket(layout, dtype, parameters, state_names)
+        return CpuBucket(layout, dtype, parameters, precisions, state_names)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values."""
@@ -86,6 +89,9 @@ class CpuBackend(Backend):
             )
         self._plan = plan
         self._buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CpuBucket)]
+        self._calibration = Calibration(plan.layout.size, launch.thread_count(self._num_threads))
+        for bucket in self._buckets:
+            bucket.ahead = self._calibration.ahead
         self._record_layout: RecordLayout | None = None
         for bucket, counts in zip(self._buckets, plan.counts or (), strict=False):
             bucket.use_steps(counts)
@@ -97,6 +103,7 @@ class CpuBackend(Backend):
         self._written: tuple[list[float], list[float]] | None = None
         self._corrects_rates = any(bucket.corrects_rates for bucket in self._buckets)
         self._programs: list[Program] = []
+        self._dtypes: Mapping[int, np.dtype[Any]] | None = None
 
     # -- the step ------------------------------------------------------------------------------------------
 
@@ -111,6 +118,8 @@ class CpuBackend(Backend):
         rates, decays = self._values("lr"), self._values("weight_decay")
         # Schedules and what gives the gradients are the user's code; from here on none runs.
         held = read()
+        if held.dtypes is not self._dtypes:
+            self._write_formats(held.dtypes)
         scale = plan.loss_scale * (plan.grad_scale or 1.0)
         self._write_scale(scale)
         self._write_rates(rates, decays)
@@ -120,6 +129,19 @@ class CpuBackend(Backend):
         else:
             self._counters.skip()
         return passed
+
+    def _write_formats(self, dtypes: Mapping[int, np.dtype[Any]]) -> None:
+        """Tell kernels how gradients are stored, by layer."""
+        self._dtypes = None
+        given: dict[int, dict[int, np.dtype[Any]]] = {}
+        for k, dtype in dtypes.items():
+            bucket, row = self._plan.placement[k]
+            given.setdefault(id(bucket), {})[row] = dtype
+        for each in self._buckets:
+            each.write_gradient_formats(given.get(id(each), {}))
+        # Where all is stored as it is computed with, kernels are others.
+        self._programs = []
+        self._dtypes = dtypes
 
     def _values(self, key: str) -> list[float]:
         applied = self._counters.applied
@@ -167,7 +189,7 @@ class CpuBackend(Backend):
         if exchange is not None:
             launch.commit(before[0], self._num_threads)
             exchange()
-        launch.commit(last, self._num_threads, between, counted)
+        self._calibration.timed(partial(launch.commit, last, self._num_threads, between, counted))
         self._held = None
 
     def _made_programs(self) -> list[Program]:

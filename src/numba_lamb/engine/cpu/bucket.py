@@ -1,4 +1,4 @@
-"""CpuBucket: the layers of one dtype whose arrays live in the CPU's memory, with their state and scratch."""
+"""CpuBucket: the layers of one arithmetic whose arrays live in the CPU's memory, with their state and scratch."""
 
 import inspect
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from numba_lamb._compile import Kernel
 from numba_lamb.engine.bucket import Bucket
+from numba_lamb.engine.precision import Precision, gradient_format
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.columns import LARGEST_COUNT as LARGEST
@@ -22,14 +23,12 @@ from numba_lamb.numerics import rules
 
 
 class CpuBucket(Bucket):
-    """Tables, state and scratch of the layers that share a dtype, in the CPU's memory.
+    """Tables, state and scratch of the layers that are computed with in one dtype, in the CPU's memory.
 
     Parameters
     ----------
-    layout, dtype, parameters
+    layout, dtype, parameters, precisions, state_names
         As for `Bucket`.
-    state_names : sequence of str
-        One flat buffer is kept for each; they go to the address columns from `columns.EXP_AVG` on.
     """
 
     kernels: Mapping[str, Kernel] = passes.KERNELS
@@ -40,11 +39,11 @@ class CpuBucket(Bucket):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
     ) -> None:
-        super().__init__(layout, dtype, parameters)
+        super().__init__(layout, dtype, parameters, precisions, state_names)
         count, chunks = len(self.layers), len(self.table.chunks)
-        compute, state = self.precision.compute, self.precision.state
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.int64)
@@ -54,18 +53,47 @@ class CpuBucket(Bucket):
         # What norms are made of: more than the own sums where layers lie in pieces.
         self.all_sums, self.all_first_chunk = self.sums, self.table.first_chunk
         self.norms = np.zeros((count, columns.NORMS))
-        self.scales = np.zeros((count, columns.SCALES), dtype=compute)
+        self.scales = np.zeros((count, columns.SCALES), dtype=dtype)
         self.nonfinite = np.zeros(chunks, dtype=np.int32)
-        self.bounds = np.zeros(count, dtype=compute)
-        self._bounds_of: float | None = None
+        self.bounds = np.zeros(count, dtype=dtype)
+        # Bit patterns: of the bounds, and all ones but for the sign.
+        self.bound_patterns = self.bounds.view(f"u{dtype.itemsize}")
+        self.signless = np.invert(np.zeros(1, dtype=self.bound_patterns.dtype)) >> np.uint8(1)
+        # How many bytes ahead loops prefetch.
+        self.ahead = np.zeros(1, dtype=np.int64)
+        self._formats = np.zeros((count, columns.FORMATS), dtype=np.int64)
+        for row, precision in enumerate(self.precisions):
+            self._formats[row, columns.WEIGHTS] = precision.weights
+            self._formats[row, columns.EXP_AVG :] = precision.moment(0), precision.moment(1)
         self.squares = np.zeros(count)
         self.total = np.zeros(1)
-        self._state: dict[str, NDArray[Any]] = {}
-        for column, name in enumerate(state_names, start=columns.EXP_AVG):
-            buffer = aligned_zeros(self.table.extent, state)
-            self._state[name] = buffer
-            self.addresses[:, column] = address_of(buffer) + self.table.offsets * state.itemsize
+        self._state = {
+            name: aligned_zeros(nbytes, np.dtype(np.uint8)) for name, nbytes in self.state.nbytes.items()
+        }
+        for name, buffer in self._state.items():
+            self.state.point(self.addresses, name, address_of(buffer))
         self.centralize(())
+
+    @property
+    def formats(self) -> NDArray[np.int64] | None:
+        """How arrays are stored; None where all are as they are computed with."""
+        return self._formats if self._formats.any() else None
+
+    @property
+    def keys(self) -> NDArray[np.int64] | None:
+        """What random bits are made of; None where no array is stored otherwise."""
+        return None if self.formats is None else self.random
+
+    @property
+    def counts(self) -> NDArray[Any] | None:
+        """The steps that layers have taken, which random bits are made of too; None likewise."""
+        return None if self.formats is None else self.steps
+
+    def write_gradient_formats(self, given: Mapping[int, np.dtype[Any]]) -> None:
+        """Write how gradients are stored, of which `given` are those of another dtype than the arithmetic."""
+        self._formats[:, columns.GRADIENT] = columns.NATIVE
+        for row, dtype in given.items():
+            self._formats[row, columns.GRADIENT] = gradient_format(dtype, self.dtype)
 
     def saved(self) -> dict[str, NDArray[Any]]:
         """Return what a step leaves behind, by name; not copied."""
@@ -107,7 +135,7 @@ class CpuBucket(Bucket):
     def refresh_flags(self) -> None:
         """Recompute what is derived from `hyper64`; call after writing to it."""
         super().refresh_flags()
-        self._bounds_of = None
+        self._bounds_of: float | None = None
 
     def find_bounds(self, loss_scale: float) -> None:
         """Write what each layer's gradients may be at most, as they are given."""
@@ -164,12 +192,11 @@ class CpuBucket(Bucket):
         if self.corrects_rates:
             self.rates *= found_of[:, 2]
 
-    def centralize(self, groups: Sequence[int]) -> None:
-        """Make the tables of row means for the layers of `groups`, and space for the means."""
-        super().centralize(groups)
-        self.means = np.zeros(len(self.row_table), dtype=self.precision.compute)
+    def _make_rows(self, groups: Sequence[int]) -> None:
+        super()._make_rows(groups)
+        self.means = np.zeros(len(self.row_table), dtype=self.dtype)
         # What centralization multiplies each layer's gradient and weights by.
-        self.prepared = np.zeros((len(self.layers), 2), dtype=self.precision.compute)
+        self.prepared = np.zeros((len(self.layers), 2), dtype=self.dtype)
 
     def prepare_rows(self, with_decay: bool) -> None:
         """Write what the row means of this step are made with, once gradients' factors are known."""

@@ -49,8 +49,20 @@ def _look_over(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int
     """Count the values that cannot be used, in layers where all must be."""
     for bucket in buckets:
         bucket.find_bounds(loss_scale)
-        tables = bucket.addresses, bucket.hyper, bucket.bounds, bucket.table.sizes, bucket.table.chunks
-        launch.run(passes.check_gradients, len(bucket.table.chunks), num_threads, *tables, bucket.nonfinite)
+        launch.run(
+            passes.check_gradients,
+            len(bucket.table.chunks),
+            num_threads,
+            bucket.addresses,
+            bucket.formats,
+            bucket.bounds,
+            bucket.bound_patterns,
+            bucket.signless,
+            bucket.table.sizes,
+            bucket.table.chunks,
+            bucket.ahead,
+            bucket.nonfinite,
+        )
         _forgive(bucket)
 
 
@@ -59,12 +71,16 @@ def _measure(buckets: Sequence[CpuBucket], loss_scale: float, num_threads: int |
     total = 0.0
     for bucket in buckets:
         bucket.find_bounds(loss_scale)
-        tables = bucket.addresses, bucket.hyper, bucket.bounds, bucket.table.sizes, bucket.table.chunks
         launch.run(
             passes.gradient_squares,
             len(bucket.table.chunks),
             num_threads,
-            *tables,
+            bucket.addresses,
+            bucket.formats,
+            bucket.bounds,
+            bucket.table.sizes,
+            bucket.table.chunks,
+            bucket.ahead,
             bucket.nonfinite,
             bucket.sums,
         )

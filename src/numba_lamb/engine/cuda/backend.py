@@ -21,6 +21,7 @@ from numba_lamb.engine.cuda.record import CudaRecord
 from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
 from numba_lamb.engine.interface import Backend, Plan
+from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import RecordLayout
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cuda import fields
@@ -110,10 +111,16 @@ class CudaBackend(Backend):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        for parameter in parameters:
+        for parameter, precision in zip(parameters, precisions, strict=True):
+            if precision.moments is not None:
+                raise ValueError(
+                    f"moments must be None for parameter {parameter.name!r} on a GPU, got {precision.moments!r}; "
+                    "on the CPU they may be stored in fewer bits"
+                )
             if parameter.storage.device not in (None, self._device.index):
                 raise ValueError(
                     f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
@@ -122,7 +129,7 @@ class CudaBackend(Backend):
         # Validate before anything is modified.
         self._rates.rehearse()
         with self._device.current():
-            return CudaBucket(layout, dtype, parameters, state_names, self._device)
+            return CudaBucket(layout, dtype, parameters, precisions, state_names, self._device)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values, after waiting for the device."""
@@ -166,6 +173,7 @@ class CudaBackend(Backend):
                 args[fields.GROUP_COUNT] = len(groups)
                 args[fields.TABLE_STEPS], args[fields.TABLE_REPEATS] = self._rates.steps, self._rates.repeats
                 args[fields.CORRECTS] = plan.method.needs_steps
+                args[fields.CENTRALIZES_DECAY] = plan.method.centralizes_decay
                 args[fields.LAST_BUCKET] = bucket is buckets[-1]
                 args[fields.GENERATION] = generation
             for bucket, name in self._tell(capturing=False):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.cuda.transfers import Block, Mirror, Snapshot, Snapshots, block_of
 from numba_lamb.engine.interface import Written
+from numba_lamb.engine.precision import Precision
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import build, fields
@@ -31,18 +32,18 @@ class CudaBucket(Bucket):
         layout: FlatLayout,
         dtype: np.dtype[Any],
         parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
         state_names: Sequence[str],
         device: Device,
     ) -> None:
-        super().__init__(layout, dtype, parameters)
+        super().__init__(layout, dtype, parameters, precisions, state_names)
         self.device = device
         count, chunks = len(self.layers), len(self.table.chunks)
-        compute, state = self.precision.compute, self.precision.state
         self.host = Block(
             {
                 "args": ((fields.FIELDS,), np.int64),
                 "addresses": ((count, columns.ADDRESSES), np.int64),
-                "hyper": ((count, columns.HYPER), compute),
+                "hyper": ((count, columns.HYPER), dtype),
                 "hyper64": ((count, columns.HYPER64), np.float64),
                 "constants": ((fields.CONSTANTS_COUNT,), np.float64),
             }
@@ -59,7 +60,7 @@ class CudaBucket(Bucket):
                 "updated": ((count,), np.int64),
                 "steps": ((count,), np.int64),
                 "rates": ((count,), np.float64),
-                "scales": ((count, columns.SCALES), compute),
+                "scales": ((count, columns.SCALES), dtype),
                 "squares": ((count,), np.float64),
                 "sums": ((chunks, columns.SUMS), np.float64),
                 "nonfinite": ((chunks,), np.int32),
@@ -69,15 +70,15 @@ class CudaBucket(Bucket):
         # Norms and marks lie side by side at the start.
         written = self._work.memory[: self._work.offsets["steps"]]
         self._snapshots = Snapshots(device, self._work_memory.address, written)
-        self._state_memory = {name: zeros(device, self.table.extent * state.itemsize) for name in state_names}
-        for column, memory in enumerate(self._state_memory.values(), start=columns.EXP_AVG):
-            self.addresses[:, column] = memory.address + self.table.offsets * state.itemsize
+        self._state_memory = {name: zeros(device, nbytes) for name, nbytes in self.state.nbytes.items()}
+        for name, memory in self._state_memory.items():
+            self.state.point(self.addresses, name, memory.address)
         self._place_tables()
         # Whether kernels read the gradients before the update.
         self._looks = False
         self._launches: dict[str, Launch] = {}
         # Kept for each choice of groups, because a captured graph may still read them.
-        self._rows_memory: dict[tuple[int, ...], tuple[Block, Buffer]] = {}
+        self._rows_memory: dict[tuple[int, ...] | None, tuple[Block, Buffer]] = {}
         self.centralize(())
 
     def _place_tables(self) -> None:
@@ -123,11 +124,10 @@ class CudaBucket(Bucket):
         self.device.write(buffer.address, block.memory)
         return buffer
 
-    def centralize(self, groups: Sequence[int]) -> None:
-        """Make the tables of row means for the layers of `groups`; `place_rows` gives them a place."""
-        super().centralize(groups)
+    def _make_rows(self, groups: Sequence[int]) -> None:
         self.rows_are_placed = False
-        """Whether kernels know of the rows as they are now."""
+        """Whether `place_rows` told kernels of the rows as they are now."""
+        super()._make_rows(groups)
 
     def place_rows(self) -> None:
         """Put the tables of row means on the device, with space for the means."""
@@ -137,7 +137,7 @@ class CudaBucket(Bucket):
                     "first_row": self.first_row,
                     "row_lengths": self.row_lengths,
                     "row_table": self.row_table,
-                    "means": np.zeros(len(self.row_table), dtype=self.precision.compute),
+                    "means": np.zeros(len(self.row_table), dtype=self.dtype),
                 }
             )
             self._rows_memory[self.centralized] = block, self._sent(block)
@@ -165,8 +165,8 @@ class CudaBucket(Bucket):
         """Say whether a step clips any bucket's gradients; what it does with this bucket's is in `hyper64`."""
         self.args[fields.CLIPS], self.args[fields.WATCHES] = clips, self.checks and self.clips
         if self._looks != (self.checks or self.clips):
-            self._looks = self.checks or self.clips
             self._launches = {}
+            self._looks = self.checks or self.clips
 
     def lacks(self, name: str) -> bool:
         """Return whether a kernel is still to be compiled or loaded."""
@@ -188,16 +188,17 @@ class CudaBucket(Bucket):
             lambda: build.machine_code(KERNELS[name], self.dtype, self.device.capability),
         )
         layers, chunks = len(self.layers), len(self.table.chunks)
-        warps = {
-            "open_step": -(-layers // 32) + chunks * self._looks,
+        of_layers = -(-layers // fields.THREADS)
+        blocks = {
+            "open_step": of_layers + chunks * self._looks,
             "gradient_squares": layers,
             "clip_gradients": 1,
-            "scale_gradients": -(-layers // 32),
+            "scale_gradients": of_layers,
         }.get(name)
-        if warps is None:
-            warps = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
+        if blocks is None:
+            blocks = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
         host = self.mirror.address
-        return Launch(function, warps, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
+        return Launch(function, blocks, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
 
     # -- what the kernels wrote ----------------------------------------------------------------------------
 
@@ -237,16 +238,14 @@ class CudaBucket(Bucket):
                 self.device.read(int(self.args[fields.OWNED_STEPS]), owned)
                 values["steps"] = owned.astype(np.int64)
             for name, memory in self._state_memory.items():
-                values[name] = np.empty(self.table.extent, dtype=self.precision.state)
+                values[name] = np.empty(self.state.nbytes[name], dtype=np.uint8)
                 self.device.read(memory.address, values[name])
         return values
 
     def blank(self) -> dict[str, NDArray[Any]]:
         """Return zeros of the form of `saved`."""
         values = {name: np.zeros_like(self._work.tables[name]) for name in ("steps", "updated", "norms")}
-        return values | {
-            name: np.zeros(self.table.extent, dtype=self.precision.state) for name in self._state_memory
-        }
+        return values | {name: np.zeros(nbytes, dtype=np.uint8) for name, nbytes in self.state.nbytes.items()}
 
     def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `saved` returned, of this bucket or of one with the first of its layers."""

@@ -265,6 +265,9 @@ class CudaRates:
     def _send_rows(self, stream: int) -> None:
         """Queue the rows that were evaluated, which may go round the end of the table."""
         step, end = self._unsent_from, self._unsent_from + len(self._unsent)
+        if self._unsent:
+            # Until all are sent, an interrupt leaves rows of these schedules among those of others.
+            self._filled_from = []
         while step < end:
             place = step % self.steps
             count = min(end - step, ROWS_AT_ONCE, self.steps - place)
@@ -282,6 +285,7 @@ class CudaRates:
         """Evaluate all steps to be captured."""
         if scheduled:
             found = np.array([self._row(step) for step in range(self.steps)])
+            self._filled_from = []
             self._device.finish()
             self._device.write(self.table.address, found)
         self._filled_from = scheduled

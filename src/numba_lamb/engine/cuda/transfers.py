@@ -134,6 +134,8 @@ class Mirror:
         """Queue a copy of the table on `stream` if it differs from what was sent last."""
         content = self.values.tobytes()
         if content != self._sent:
+            # An interrupt may come before it is known whether this was sent.
+            self.forget()
             piece = self._pieces.take()
             piece.host[...] = self.values
             self._device.send(self.address, piece.host, stream)
@@ -149,7 +151,7 @@ class Mirror:
         self._captured.append(piece)
 
     def forget(self) -> None:
-        """Have the next `send` copy whatever the table holds: a replayed graph may have sent something else."""
+        """Have the next `send` copy whatever the table holds: after a graph's replay, which may send another."""
         self._sent = b""
 
 

@@ -1,4 +1,4 @@
-"""The only low-level code: fused multiply-add, addresses as pointers, stack memory, prefetch; for the CPU."""
+"""The only low-level code, for the CPU: fused multiply-add, bit patterns, pointers, stack memory, prefetch."""
 
 from typing import Any, NamedTuple
 
@@ -35,10 +35,34 @@ def pointer_to(typingctx: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def from_element(typingctx: Any, pointer: Any, index: Any) -> Any:
+    """Return a pointer to ``pointer[index]``, of which LLVM knows what a sum of addresses hides."""
+    if not (isinstance(pointer, types.CPointer) and isinstance(index, types.Integer)):
+        raise TypingError(f"from_element takes a pointer and an integer, not {pointer}, {index}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]], inbounds=True)
+
+    return pointer(pointer, index), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def address_of(typingctx: Any, pointer: Any) -> Any:
+    """Return where a pointer points to, as an integer."""
+    if not isinstance(pointer, types.CPointer):
+        raise TypingError(f"address_of takes a pointer, not {pointer}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ptrtoint(args[0], ir.IntType(64))
+
+    return types.int64(pointer), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def stack_values(typingctx: Any, count: Any, like: Any) -> Any:
     """Return a pointer to `count` (a literal) uninitialised values of the type of `like` on this call's stack."""
-    if not (isinstance(count, types.IntegerLiteral) and isinstance(like, types.Float)):
-        raise TypingError(f"stack_values takes a literal count and a float, not {count}, {like}")
+    if not (isinstance(count, types.IntegerLiteral) and isinstance(like, types.Number)):
+        raise TypingError(f"stack_values takes a literal count and a number, not {count}, {like}")
     result = types.CPointer(like)
     length = count.literal_value
 
@@ -49,6 +73,47 @@ def stack_values(typingctx: Any, count: Any, like: Any) -> Any:
         return builder.bitcast(block, element.as_pointer())
 
     return result(count, like), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def bits_of(typingctx: Any, x: Any) -> Any:
+    """Return the bit pattern of a float32 number."""
+    if x != types.float32:
+        raise TypingError(f"bits_of takes a float32, not {x}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return types.uint32(x), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def low(typingctx: Any, word: Any) -> Any:
+    """Return the low 32 bits of an integer."""
+    if not isinstance(word, types.Integer):
+        raise TypingError(f"low takes an integer, not {word}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.IntType(32)
+        if word.bitwidth == 32:
+            return args[0]
+        return builder.trunc(args[0], kind) if word.bitwidth > 32 else builder.zext(args[0], kind)
+
+    return types.uint32(word), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_of(typingctx: Any, bits: Any) -> Any:
+    """Return the float32 number whose bit pattern is the low 32 bits of an integer."""
+    if not isinstance(bits, types.Integer):
+        raise TypingError(f"float_of takes an integer, not {bits}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        pattern = args[0] if bits.bitwidth == 32 else builder.trunc(args[0], word)
+        return builder.bitcast(pattern, ir.FloatType())
+
+    return types.float32(bits), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from numba import prange
 
 from numba_lamb._compile import cpu_function, cpu_kernel
@@ -40,82 +41,171 @@ from numba_lamb.kernels.columns import (
     WEIGHT_SQUARES,
     WEIGHTS,
 )
-from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to, stack_values
-from numba_lamb.kernels.cpu.sums import add_lanes, centralize, clear_lanes, fetch_ahead, layer_norm, rules
+from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, stack_values
+from numba_lamb.kernels.cpu.rows import draw, fetch_ahead, key_of, load, storage, store, stored
+from numba_lamb.kernels.cpu.sums import (
+    add_lanes,
+    chunk_gradient,
+    clear_lanes,
+    layer_norm,
+    rules,
+    square_sum,
+)
 from numba_lamb.layout import CHUNK, LANES
 
 # -- one chunk, one layer --------------------------------------------------------------------------------------
 
 
 @cpu_function
-def rescaled_squares(g: Any, count: Any, itemsize: Any, rescale: Any) -> Any:
-    """Return the sum of the squares of ``rescale*g`` over one chunk."""
-    lanes = stack_values(LANES, 0.0)
-    clear_lanes(lanes)
-    for first in range(0, count, LANES):
-        fetch_ahead(g, first, itemsize)
-        for lane in range(min(count - first, LANES)):
-            lanes[lane] = rules.add_square(lanes[lane], rescale * g[first + lane])
-    return add_lanes(lanes)
+def squares_chunk(
+    chunk: Any,
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    first_row: Any,
+    row_lengths: Any,
+    means: Any,
+    ahead: Any,
+    sums: Any,
+) -> None:
+    """Add up the squares of ``rescale*g`` over one chunk."""
+    layer, start = chunks[chunk, 0], chunks[chunk, 1]
+    if addresses[layer, GRADIENT] == 0:
+        return
+    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    central = stack_values(CHUNK, hyper[layer, RESCALE])
+    zero = hyper.dtype.type(0)
+    gradient, rescale, _ = chunk_gradient(
+        addresses, formats, hyper, layer, start, count, zero, first_row, row_lengths, means, central
+    )
+    sums[chunk, GRADIENT_SQUARES] = square_sum(gradient, start, count, itemsize, rescale, ahead)
 
 
 @cpu_function
-def moments(
-    w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, divisor: Any, sums: Any
+def advance_chunk(
+    chunk: Any,
+    addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    first_row: Any,
+    row_lengths: Any,
+    means: Any,
+    ahead: Any,
+    sums: Any,
+    scales: Any,
 ) -> None:
-    """Advance m and v over one chunk and put the sums of w^2, of u^2 and of c^2 into `sums`."""
+    """Advance m and v over one chunk and add up w^2, u^2 and c^2."""
+    layer, start = chunks[chunk, 0], chunks[chunk, 1]
+    if addresses[layer, GRADIENT] == 0:
+        return
+    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
     beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
     beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
-    eps, decay, one = row[EPS], row[DECAY], row.dtype.type(1)
-    weight_lanes = stack_values(LANES, 0.0)
-    update_lanes = stack_values(LANES, 0.0)
+    eps, decay, one, divisor = row[EPS], row[DECAY], hyper.dtype.type(1), scales[layer, DIVISOR]
+    central = stack_values(CHUNK, eps)
+    zero = hyper.dtype.type(0)
+    gradient, rescale, _ = chunk_gradient(
+        addresses, formats, hyper, layer, start, count, zero, first_row, row_lengths, means, central
+    )
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    firsts = stored(addresses, formats, layer, EXP_AVG)
+    seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
+    weight_lanes, update_lanes = stack_values(LANES, 0.0), stack_values(LANES, 0.0)
     gradient_lanes = stack_values(LANES, 0.0)
     clear_lanes(weight_lanes)
     clear_lanes(update_lanes)
     clear_lanes(gradient_lanes)
-    u = stack_values(LANES, eps)
-    c = stack_values(LANES, eps)
+    w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    u, c = stack_values(LANES, eps), stack_values(LANES, eps)
+    key = key_of(formats, keys, counts, layer, start, storage.MOMENTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
-        width = min(count - first, LANES)
-        fetch_ahead(w, first, row.itemsize)
-        fetch_ahead(g, first, row.itemsize)
-        fetch_ahead(m, first, row.itemsize)
-        fetch_ahead(v, first, row.itemsize)
-        # Two loops, so that the float64 sums do not halve the width of the arithmetic.
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(gradient, at, itemsize, ahead)
+        fetch_ahead(firsts, at, itemsize, ahead)
+        fetch_ahead(seconds, at, itemsize, ahead)
+        w, g = load(weights, at, width, itemsize, w_buffer), load(gradient, at, width, itemsize, g_buffer)
+        m, v = load(firsts, at, width, itemsize, m_buffer), load(seconds, at, width, itemsize, v_buffer)
+        # Loops of their own, so that the float64 sums do not halve the width of the arithmetic.
         for lane in range(width):
-            i = first + lane
-            g_i = rules.normalized(rescale * g[i], divisor)
-            m_i = rules.first_moment(m[i], g_i, beta1, complement1)
-            v_i = rules.second_moment(v[i], g_i, beta2, complement2)
-            u[lane] = rules.lamb_direction(w[i], m_i, v_i, correction1, correction2, eps, decay)
-            c[lane] = rules.lamb_direction(w[i], g_i, v_i, one, correction2, eps, decay)
-            m[i] = m_i
-            v[i] = v_i
+            c[lane] = rules.normalized(rescale * g[lane], divisor)
+            m[lane] = rules.first_moment(m[lane], c[lane], beta1, complement1)
+            v[lane] = rules.second_moment(v[lane], c[lane], beta2, complement2)
+        draw(firsts, at, width, key, bits)
+        store(firsts, at, width, m, False, bits)
+        store(seconds, at, width, v, True, bits)
         for lane in range(width):
-            weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[first + lane])
+            u[lane] = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
+            c[lane] = rules.lamb_direction(w[lane], c[lane], v[lane], one, correction2, eps, decay)
+        for lane in range(width):
+            weight_lanes[lane] = rules.add_square(weight_lanes[lane], w[lane])
             update_lanes[lane] = rules.add_square(update_lanes[lane], u[lane])
             gradient_lanes[lane] = rules.add_square(gradient_lanes[lane], c[lane])
-    sums[WEIGHT_SQUARES] = add_lanes(weight_lanes)
-    sums[UPDATE_SQUARES] = add_lanes(update_lanes)
-    sums[GRADIENT_UPDATE_SQUARES] = add_lanes(gradient_lanes)
+    sums[chunk, WEIGHT_SQUARES] = add_lanes(weight_lanes)
+    sums[chunk, UPDATE_SQUARES] = add_lanes(update_lanes)
+    sums[chunk, GRADIENT_UPDATE_SQUARES] = add_lanes(gradient_lanes)
 
 
 @cpu_function
-def descend(w: Any, g: Any, m: Any, v: Any, count: Any, row: Any, rescale: Any, scales: Any) -> None:
+def descend_chunk(
+    chunk: Any,
+    addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    first_row: Any,
+    row_lengths: Any,
+    means: Any,
+    scales: Any,
+    ahead: Any,
+) -> None:
     """Recompute u and c over one chunk and take both from w."""
+    layer, start = chunks[chunk, 0], chunks[chunk, 1]
+    if addresses[layer, GRADIENT] == 0:
+        return
+    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
     correction1, correction2 = row[CORRECTION1], row[CORRECTION2]
-    eps, decay, one = row[EPS], row[DECAY], row.dtype.type(1)
-    divisor, scale, gradient_scale = scales[DIVISOR], scales[DESCEND], scales[GRADIENT_DESCEND]
+    eps, decay, one = row[EPS], row[DECAY], hyper.dtype.type(1)
+    divisor, scale = scales[layer, DIVISOR], scales[layer, DESCEND]
+    gradient_scale = scales[layer, GRADIENT_DESCEND]
+    central = stack_values(CHUNK, eps)
+    zero = hyper.dtype.type(0)
+    gradient, rescale, _ = chunk_gradient(
+        addresses, formats, hyper, layer, start, count, zero, first_row, row_lengths, means, central
+    )
+    weights = stored(addresses, formats, layer, WEIGHTS)
+    firsts = stored(addresses, formats, layer, EXP_AVG)
+    seconds = stored(addresses, formats, layer, EXP_AVG_SQ)
+    w_buffer, g_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    m_buffer, v_buffer = stack_values(LANES, eps), stack_values(LANES, eps)
+    key = key_of(formats, keys, counts, layer, start, storage.WEIGHTS)
+    bits = stack_values(LANES, np.uint32(0))
     for first in range(0, count, LANES):
-        fetch_ahead(w, first, row.itemsize)
-        fetch_ahead(g, first, row.itemsize)
-        fetch_ahead(m, first, row.itemsize)
-        fetch_ahead(v, first, row.itemsize)
-        for i in range(first, min(first + LANES, count)):
-            g_i = rules.normalized(rescale * g[i], divisor)
-            u_i = rules.lamb_direction(w[i], m[i], v[i], correction1, correction2, eps, decay)
-            c_i = rules.lamb_direction(w[i], g_i, v[i], one, correction2, eps, decay)
-            w[i] = rules.descend(rules.descend(w[i], u_i, scale), c_i, gradient_scale)
+        width, at = min(count - first, LANES), start + first
+        fetch_ahead(weights, at, itemsize, ahead)
+        fetch_ahead(gradient, at, itemsize, ahead)
+        fetch_ahead(firsts, at, itemsize, ahead)
+        fetch_ahead(seconds, at, itemsize, ahead)
+        w, g = load(weights, at, width, itemsize, w_buffer), load(gradient, at, width, itemsize, g_buffer)
+        m, v = load(firsts, at, width, itemsize, m_buffer), load(seconds, at, width, itemsize, v_buffer)
+        for lane in range(width):
+            g_i = rules.normalized(rescale * g[lane], divisor)
+            u_i = rules.lamb_direction(w[lane], m[lane], v[lane], correction1, correction2, eps, decay)
+            c_i = rules.lamb_direction(w[lane], g_i, v[lane], one, correction2, eps, decay)
+            w[lane] = rules.descend(rules.descend(w[lane], u_i, scale), c_i, gradient_scale)
+        draw(weights, at, width, key, bits)
+        store(weights, at, width, w, False, bits)
 
 
 @cpu_function
@@ -171,31 +261,22 @@ def ratio_layer(
 @cpu_kernel
 def lans_squares(
     addresses: Any,
+    formats: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
     first_row: Any,
     row_lengths: Any,
     means: Any,
+    ahead: Any,
     sums: Any,
 ) -> None:
     """Add up the squares of the gradients: 4 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        layer, start = chunks[chunk, 0], chunks[chunk, 1]
-        if addresses[layer, GRADIENT] != 0:
-            count, skipped = min(sizes[layer] - start, CHUNK), start * hyper.itemsize
-            rescale = hyper[layer, RESCALE]
-            g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
-            if first_row[layer] >= 0:
-                w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
-                one, zero = hyper.dtype.type(1), hyper.dtype.type(0)
-                central = stack_values(CHUNK, rescale)
-                layer_means = means[first_row[layer] :]
-                centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-                sums[chunk, GRADIENT_SQUARES] = rescaled_squares(central, count, hyper.itemsize, one)
-            else:
-                sums[chunk, GRADIENT_SQUARES] = rescaled_squares(g, count, hyper.itemsize, rescale)
+        squares_chunk(
+            chunk, addresses, formats, hyper, sizes, chunks, first_row, row_lengths, means, ahead[0], sums
+        )
         leave_ieee(mode)
 
 
@@ -211,34 +292,38 @@ def lans_normalize(addresses: Any, first_chunk: Any, sums: Any, norms: Any, scal
 @cpu_kernel
 def lans_advance(
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
     first_row: Any,
     row_lengths: Any,
     means: Any,
+    ahead: Any,
     sums: Any,
     scales: Any,
 ) -> None:
     """Advance LANS's moments and add up squares: 24 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        layer, start = chunks[chunk, 0], chunks[chunk, 1]
-        if addresses[layer, GRADIENT] != 0:
-            count, skipped = min(sizes[layer] - start, CHUNK), start * hyper.itemsize
-            rescale, divisor = hyper[layer, RESCALE], scales[layer, DIVISOR]
-            w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
-            g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
-            m = pointer_to(addresses[layer, EXP_AVG] + skipped, rescale)
-            v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, rescale)
-            if first_row[layer] >= 0:
-                one, zero = hyper.dtype.type(1), hyper.dtype.type(0)
-                central = stack_values(CHUNK, rescale)
-                layer_means = means[first_row[layer] :]
-                centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-                moments(w, central, m, v, count, hyper[layer], one, divisor, sums[chunk])
-            else:
-                moments(w, g, m, v, count, hyper[layer], rescale, divisor, sums[chunk])
+        advance_chunk(
+            chunk,
+            addresses,
+            formats,
+            keys,
+            counts,
+            hyper,
+            sizes,
+            chunks,
+            first_row,
+            row_lengths,
+            means,
+            ahead[0],
+            sums,
+            scales,
+        )
         leave_ieee(mode)
 
 
@@ -263,6 +348,9 @@ def lans_ratio(
 @cpu_kernel
 def lans_descend(
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -270,24 +358,24 @@ def lans_descend(
     row_lengths: Any,
     means: Any,
     scales: Any,
+    ahead: Any,
 ) -> None:
     """Make LANS's update anew and apply it: 20 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        layer, start = chunks[chunk, 0], chunks[chunk, 1]
-        if addresses[layer, GRADIENT] != 0:
-            count, skipped = min(sizes[layer] - start, CHUNK), start * hyper.itemsize
-            rescale = hyper[layer, RESCALE]
-            w = pointer_to(addresses[layer, WEIGHTS] + skipped, rescale)
-            g = pointer_to(addresses[layer, GRADIENT] + skipped, rescale)
-            m = pointer_to(addresses[layer, EXP_AVG] + skipped, rescale)
-            v = pointer_to(addresses[layer, EXP_AVG_SQ] + skipped, rescale)
-            if first_row[layer] >= 0:
-                one, zero = hyper.dtype.type(1), hyper.dtype.type(0)
-                central = stack_values(CHUNK, rescale)
-                layer_means = means[first_row[layer] :]
-                centralize(central, g, w, start, count, rescale, zero, layer_means, row_lengths[layer])
-                descend(w, central, m, v, count, hyper[layer], one, scales[layer])
-            else:
-                descend(w, g, m, v, count, hyper[layer], rescale, scales[layer])
+        descend_chunk(
+            chunk,
+            addresses,
+            formats,
+            keys,
+            counts,
+            hyper,
+            sizes,
+            chunks,
+            first_row,
+            row_lengths,
+            means,
+            scales,
+            ahead[0],
+        )
         leave_ieee(mode)

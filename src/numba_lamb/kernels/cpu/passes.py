@@ -23,17 +23,14 @@ from numba_lamb.kernels.columns import (
     UNADAPTED,
     WEIGHTS,
 )
-from numba_lamb.kernels.cpu.chunks import (
+from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee
+from numba_lamb.kernels.cpu.lamb import (
     advance_chunk,
     descend_chunk,
     lamb_layer,
-    lars_layer,
     other_norm_chunk,
     shrink_weights,
-    sum_chunk,
-    update_chunk,
 )
-from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to
 from numba_lamb.kernels.cpu.lans import (
     lans_advance,
     lans_descend,
@@ -41,26 +38,58 @@ from numba_lamb.kernels.cpu.lans import (
     lans_ratio,
     lans_squares,
 )
-from numba_lamb.kernels.cpu.sums import count_unusable, layer_sum, row_mean, square_sum, sum_of_layers
+from numba_lamb.kernels.cpu.lars import lars_layer, sum_chunk, update_chunk
+from numba_lamb.kernels.cpu.rows import is_native, stored
+from numba_lamb.kernels.cpu.sums import (
+    count_unusable,
+    largest_pattern,
+    layer_sum,
+    row_mean,
+    square_sum,
+    sum_of_layers,
+)
 from numba_lamb.layout import CHUNK
 
 
 @cpu_kernel
-def check_gradients(addresses: Any, hyper: Any, bounds: Any, sizes: Any, chunks: Any, found: Any) -> None:
-    """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per parameter."""
+def check_gradients(
+    addresses: Any,
+    formats: Any,
+    bounds: Any,
+    bound_patterns: Any,
+    signless: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    found: Any,
+) -> None:
+    """Write into `found` how many gradient values of each chunk cannot be used: 4 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
+        mode = enter_ieee()
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
         if addresses[layer, GRADIENT] != 0:
-            position = addresses[layer, GRADIENT] + start * hyper.itemsize
-            values = pointer_to(position, hyper[layer, ADAPT])
-            count = min(sizes[layer] - start, CHUNK)
-            found[chunk] = count_unusable(values, count, hyper.itemsize, bounds[layer])
+            count, itemsize, bound = min(sizes[layer] - start, CHUNK), bounds.itemsize, bounds[layer]
+            gradient = stored(addresses, formats, layer, GRADIENT)
+            # Patterns are compared where values are not converted first.
+            if not is_native(formats, layer, GRADIENT) or (
+                largest_pattern(gradient, start, count, itemsize, signless[0], ahead[0])
+                > bound_patterns[layer]
+            ):
+                found[chunk] = count_unusable(gradient, start, count, itemsize, bound, ahead[0])
+        leave_ieee(mode)
 
 
 @cpu_kernel
 def gradient_squares(
-    addresses: Any, hyper: Any, bounds: Any, sizes: Any, chunks: Any, found: Any, sums: Any
+    addresses: Any,
+    formats: Any,
+    bounds: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    found: Any,
+    sums: Any,
 ) -> None:
     """Do `check_gradients` and write the sum of squares of each chunk, in one reading of the gradients."""
     for chunk in prange(chunks.shape[0]):
@@ -69,14 +98,14 @@ def gradient_squares(
         found[chunk] = 0
         sums[chunk, GRADIENT_SQUARES] = 0.0
         if addresses[layer, GRADIENT] != 0:
-            count = min(sizes[layer] - start, CHUNK)
-            values = pointer_to(addresses[layer, GRADIENT] + start * hyper.itemsize, hyper[layer, ADAPT])
-            squares = square_sum(values, count, hyper.itemsize)
+            count, itemsize, one = min(sizes[layer] - start, CHUNK), bounds.itemsize, bounds.dtype.type(1)
+            gradient = stored(addresses, formats, layer, GRADIENT)
+            squares = square_sum(gradient, start, count, itemsize, one, ahead[0])
             sums[chunk, GRADIENT_SQUARES] = squares
             # No value can be infinite, NaN or beyond the bound where the sum is not.
             bound = np.float64(bounds[layer])
             if not (math.isfinite(squares) and squares <= bound * bound):
-                found[chunk] = count_unusable(values, count, hyper.itemsize, bounds[layer])
+                found[chunk] = count_unusable(gradient, start, count, itemsize, bounds[layer], ahead[0])
         leave_ieee(mode)
 
 
@@ -93,7 +122,9 @@ def total_squares(first_chunk: Any, sums: Any, hyper64: Any, squares: Any, total
 
 
 @cpu_kernel
-def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, means: Any) -> None:
+def row_means(
+    addresses: Any, formats: Any, prepared: Any, row_table: Any, row_lengths: Any, means: Any
+) -> None:
     """Write the mean of each row (all axes but the first) of the layers that are centralized.
 
     `prepared` holds for each layer the factor of its gradient and of its weights.
@@ -104,25 +135,30 @@ def row_means(addresses: Any, prepared: Any, row_table: Any, row_lengths: Any, m
         if addresses[layer, GRADIENT] != 0:
             rescale, decay = prepared[layer, 0], prepared[layer, 1]
             length = row_lengths[layer]
-            skipped = row_table[row, 1] * length * prepared.itemsize
-            g = pointer_to(addresses[layer, GRADIENT] + skipped, decay)
-            w = pointer_to(addresses[layer, WEIGHTS] + skipped, decay)
-            means[row] = row_mean(g, w, length, rescale, decay)
+            gradient = stored(addresses, formats, layer, GRADIENT)
+            weights = stored(addresses, formats, layer, WEIGHTS)
+            at = row_table[row, 1] * length
+            means[row] = row_mean(gradient, weights, at, length, prepared.itemsize, rescale, decay)
         leave_ieee(mode)
 
 
 @cpu_kernel
-def decay_weights(addresses: Any, hyper: Any, sizes: Any, chunks: Any) -> None:
+def decay_weights(
+    addresses: Any, formats: Any, keys: Any, counts: Any, hyper: Any, sizes: Any, chunks: Any
+) -> None:
     """Decay the weights of layers whose decay is not in the direction."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        shrink_weights(chunk, addresses, hyper, sizes, chunks)
+        shrink_weights(chunk, addresses, formats, keys, counts, hyper, sizes, chunks)
         leave_ieee(mode)
 
 
 @cpu_kernel
 def lamb_advance(
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -130,6 +166,7 @@ def lamb_advance(
     row_lengths: Any,
     means: Any,
     rates: Any,
+    ahead: Any,
     sums: Any,
 ) -> None:
     """Advance LAMB's moments and add up squares: 24 bytes per float32 parameter.
@@ -138,16 +175,40 @@ def lamb_advance(
     """
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        advance_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, rates, sums)
+        advance_chunk(
+            chunk,
+            addresses,
+            formats,
+            keys,
+            counts,
+            hyper,
+            sizes,
+            chunks,
+            first_row,
+            row_lengths,
+            means,
+            rates,
+            ahead[0],
+            sums,
+        )
         leave_ieee(mode)
 
 
 @cpu_kernel
-def lamb_other_norm(addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def lamb_other_norm(
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    hyper64: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    sums: Any,
+) -> None:
     """Replace the sums of u^2 in layers whose ratio divides by another norm: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        other_norm_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
+        other_norm_chunk(chunk, addresses, formats, hyper, hyper64, sizes, chunks, ahead[0], sums)
         leave_ieee(mode)
 
 
@@ -170,20 +231,39 @@ def lamb_ratio(
 
 
 @cpu_kernel
-def lamb_descend(addresses: Any, hyper: Any, sizes: Any, chunks: Any, scales: Any) -> None:
+def lamb_descend(
+    addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
+    hyper: Any,
+    sizes: Any,
+    chunks: Any,
+    scales: Any,
+    ahead: Any,
+) -> None:
     """Make LAMB's update anew where layers adapt, and apply it: 16 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        descend_chunk(chunk, addresses, hyper, sizes, chunks, scales)
+        descend_chunk(chunk, addresses, formats, keys, counts, hyper, sizes, chunks, scales, ahead[0])
         leave_ieee(mode)
 
 
 @cpu_kernel
-def lars_sums(addresses: Any, hyper: Any, hyper64: Any, sizes: Any, chunks: Any, sums: Any) -> None:
+def lars_sums(
+    addresses: Any,
+    formats: Any,
+    hyper: Any,
+    hyper64: Any,
+    sizes: Any,
+    chunks: Any,
+    ahead: Any,
+    sums: Any,
+) -> None:
     """Add up the squares of weights and gradients in layers that adapt: 8 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        sum_chunk(chunk, addresses, hyper, hyper64, sizes, chunks, sums)
+        sum_chunk(chunk, addresses, formats, hyper, hyper64, sizes, chunks, ahead[0], sums)
         leave_ieee(mode)
 
 
@@ -208,6 +288,9 @@ def lars_ratio(
 @cpu_kernel
 def lars_update(
     addresses: Any,
+    formats: Any,
+    keys: Any,
+    counts: Any,
     hyper: Any,
     sizes: Any,
     chunks: Any,
@@ -215,11 +298,26 @@ def lars_update(
     row_lengths: Any,
     means: Any,
     scales: Any,
+    ahead: Any,
 ) -> None:
     """Take the momentum step: 20 bytes per float32 parameter."""
     for chunk in prange(chunks.shape[0]):
         mode = enter_ieee()
-        update_chunk(chunk, addresses, hyper, sizes, chunks, first_row, row_lengths, means, scales)
+        update_chunk(
+            chunk,
+            addresses,
+            formats,
+            keys,
+            counts,
+            hyper,
+            sizes,
+            chunks,
+            first_row,
+            row_lengths,
+            means,
+            scales,
+            ahead[0],
+        )
         leave_ieee(mode)
 
 

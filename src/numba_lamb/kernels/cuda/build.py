@@ -15,15 +15,12 @@ import numpy as np
 from numba_lamb import _private
 from numba_lamb._compile import cache_state
 from numba_lamb._install import how_to_install
-from numba_lamb.kernels.cuda.fields import THREADS
 from numba_lamb.kernels.cuda.link import link
 from numba_lamb.kernels.cuda.numpy_names import names_supplied
 from numba_lamb.kernels.cuda.tools import INSTALL, PACKAGES, named, nvvm_package
 from numba_lamb.kernels.cuda.tools import version as _version
 
 _TOOLS = ("numba", "llvmlite", *PACKAGES)
-_LEAST_BLOCKS = {("lamb_advance", "float32"): 4}
-"""Blocks that a multiprocessor must hold, where the compiler would use registers for fewer without need."""
 
 
 def machine_code(kernel: Callable[..., None], dtype: np.dtype[Any], capability: tuple[int, int]) -> bytes:
@@ -48,18 +45,8 @@ def ptx(kernel: Callable[..., None], dtype: np.dtype[Any], capability: tuple[int
             raise ImportError(f"arrays on a GPU need numba-cuda: {INSTALL}")
         value = types.float32 if dtype == np.float32 else types.float64
         signature = types.void(types.CPointer(types.int64), types.CPointer(value))
-        blocks = _LEAST_BLOCKS.get((kernel.__name__, dtype.name))
-        bounds = None if blocks is None else (THREADS, blocks)
         try:
-            text, _ = cuda.compile(
-                kernel,
-                signature,
-                cc=capability,
-                device=False,
-                abi="numba",
-                output="ptx",
-                launch_bounds=bounds,
-            )
+            text, _ = cuda.compile(kernel, signature, cc=capability, device=False, abi="numba", output="ptx")
         except Exception as error:
             told = _explained(error, capability)
             if told is None:

@@ -5,6 +5,8 @@
 ``groups`` (int64, group by quantity by field) says where a learning rate or weight decay comes from.
 """
 
+from numba_lamb.layout import LANES
+
 # Tables that CPU kernels read too, under the same names.
 (
     ADDRESSES,
@@ -44,16 +46,17 @@
     GROUP_COUNT,
     TABLE_STEPS,
     TABLE_REPEATS,
-    # Whether moments are corrected by the step count.
+    # Whether moments are corrected by the step count, and whether decay is centralized with the gradient.
     CORRECTS,
+    CENTRALIZES_DECAY,
     # Whether any bucket clips, and whether this one has layers that are clipped and layers that must be finite.
     CLIPS,
     WATCHES,
     LAST_BUCKET,
     # Which generation of the tables this args is of.
     GENERATION,
-) = range(37)
-FIELDS = 37
+) = range(38)
+FIELDS = 38
 
 # float64 hyper.
 LARGEST, LOSS_SCALE = range(2)
@@ -83,5 +86,5 @@ SOURCE, PAYLOAD = range(2)
 SOURCE_FIELDS = 2
 NUMBER, TABLE, DEVICE_FLOAT32, DEVICE_FLOAT64 = range(4)
 
-THREADS = 128
-"""Threads in a block: four warps, so that a finished chunk frees its place soon."""
+THREADS = LANES
+"""Threads in a block: one for each lane that sums are made of."""

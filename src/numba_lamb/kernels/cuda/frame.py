@@ -8,42 +8,42 @@ import numpy as np
 from numba_lamb._compile import cuda_function
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
-from numba_lamb.kernels.cuda.intrinsics import cast_like, load_rows, pointer_to, zero_like
-from numba_lamb.kernels.cuda.warp import (
-    QUAD,
-    WARP,
+from numba_lamb.kernels.cuda.block import (
+    ROWS,
+    STRIDE,
     add_column,
     add_lanes,
-    add_quads,
-    add_squares,
     add_sums,
     address_of,
-    decayed_gradients,
+    array_of,
+    chunk_of,
     doubles,
     hyper64_of,
     is_stopped,
+    load,
+    load_fenced,
     longs,
-    may_vectorize,
+    own_rows,
     rules,
-    scaled,
     store,
     sums_of,
+    this_block,
     this_lane,
-    this_warp,
-    unusable_values,
     values,
-    widened,
 )
-from numba_lamb.layout import CHUNK, LANES
+from numba_lamb.kernels.cuda.intrinsics import cast_like, pointer_to, zero_like
+from numba_lamb.layout import LANES
 
 # -- what the last kernels share -----------------------------------------------------------------------------
 
 
 @cuda_function
-def latch_verdict(args: Any, layer: Any) -> None:
-    """Latch the skip verdict for the last kernel, which clears the flags it is made of."""
+def takes_part(args: Any, layer: Any) -> Any:
+    """Return whether a layer is updated; latch the verdict for the last kernel, which clears the flags."""
+    stopped = is_stopped(args)
     if layer == 0 and this_lane() == 0:
-        longs(args, fields.CONTROL)[fields.STOPPED] = is_stopped(args)
+        longs(args, fields.CONTROL)[fields.STOPPED] = stopped
+    return layer < args[fields.LAYERS] and not stopped and address_of(args, layer, columns.GRADIENT) != 0
 
 
 @cuda_function
@@ -60,8 +60,8 @@ def count_step(args: Any, hyper: Any, layer: Any) -> None:
 
 @cuda_function
 def close_step(args: Any) -> None:
-    """Count the step and lower its flags, which no kernel of this step reads any more."""
-    if args[fields.LAST_BUCKET] != 0:
+    """Have one thread count the step and lower its flags, which no kernel of this step reads any more."""
+    if args[fields.LAST_BUCKET] != 0 and this_block() == 0 and this_lane() == 0:
         control = longs(args, fields.CONTROL)
         clip = doubles(args, fields.GRAD_CLIP)
         if control[fields.STOPPED] == 0:
@@ -170,33 +170,22 @@ def loss_scale_of(args: Any) -> Any:
 @cuda_function
 def check_gradient(args: Any, hyper: Any, chunk: Any) -> None:
     """Count the values of one chunk that cannot be used, and add up their squares, where its layer asks for it."""
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
-    zero = zero_like(hyper)
-    gradient = address_of(args, layer, columns.GRADIENT)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    checked, clipped = (
-        hyper64_of(args, layer, columns.CHECKED) != 0,
-        hyper64_of(args, layer, columns.MAX_GRAD_NORM) > 0,
-    )
-    last = last if gradient != 0 and (checked or clipped) else start
-    g = pointer_to(gradient, zero)
+    layer, start, last = chunk_of(args, chunk, False)
+    checked = hyper64_of(args, layer, columns.CHECKED) != 0
     most, limit = hyper64_of(args, layer, columns.BOUND), hyper64_of(args, layer, columns.MAX_GRAD_NORM)
+    clipped = limit > 0
     largest = doubles(args, fields.CONSTANTS)[fields.LARGEST]
     bound = cast_like(hyper, rules.raw_bound(most, limit, loss_scale_of(args), largest))
-    bad = 0
-    a = b = c = d = 0.0
-    for row in range(start, last, 4 * LANES):
-        i = row + QUAD * this_lane()
-        whole = may_vectorize(gradient) and row + 4 * LANES <= last
-        one, two, three, four = load_rows((g,), 4, i, LANES, last, whole)
-        bad += unusable_values(one, bound) + unusable_values(two, bound)
-        bad += unusable_values(three, bound) + unusable_values(four, bound)
-        if clipped:
-            a, b, c, d = add_squares(
-                add_squares(add_squares(add_squares((a, b, c, d), one), two), three), four
-            )
-    squares = add_lanes((a, b, c, d))
-    found = add_lanes((np.float64(bad), 0.0, 0.0, 0.0))
+    gradients, g = array_of(args, hyper, layer, columns.GRADIENT), own_rows(hyper)
+    bad, squares = 0, 0.0
+    for first in range(start + this_lane(), last if checked or clipped else start, STRIDE):
+        load_fenced(g, gradients, 1, first, last)
+        for k in range(ROWS):
+            if first + k * LANES < last:
+                bad += not rules.is_usable(g[k], bound)
+                if clipped:
+                    squares = rules.add_square(squares, g[k])
+    squares, found = add_lanes(squares), add_lanes(np.float64(bad))
     if this_lane() == 0:
         sums_of(args, chunk)[columns.GRADIENT_SQUARES] = squares
         pointer_to(args[fields.NONFINITE], np.int32(0))[chunk] = np.int32(found) if checked else np.int32(0)
@@ -205,42 +194,40 @@ def check_gradient(args: Any, hyper: Any, chunk: Any) -> None:
 
 
 def open_step(args: Any, hyper: Any) -> None:
-    """Evaluate what layers' hyper depend on, 32 layers to a warp, and check gradients, a chunk to a warp."""
-    warp = this_warp()
-    layer_warps = (args[fields.LAYERS] + WARP - 1) // WARP
-    if warp >= layer_warps:
-        if warp - layer_warps < args[fields.CHUNK_COUNT]:
-            check_gradient(args, hyper, warp - layer_warps)
-    elif warp * WARP + this_lane() < args[fields.LAYERS]:
-        if warp * WARP + this_lane() == 0:
+    """Evaluate what layers' hyper depend on, a layer to a thread, and check gradients, a chunk to a block."""
+    chunk = this_block() - (args[fields.LAYERS] + LANES - 1) // LANES
+    layer = this_block() * LANES + this_lane()
+    if chunk >= 0:
+        if chunk < args[fields.CHUNK_COUNT]:
+            check_gradient(args, hyper, chunk)
+    elif layer < args[fields.LAYERS]:
+        if layer == 0:
             open_part(args)
-        open_layer(args, hyper, warp * WARP + this_lane())
+        open_layer(args, hyper, layer)
 
 
 # -- what gradients are multiplied by: clipping by the global norm, loss scaling -------------------------------
 
 
 def gradient_squares(args: Any, hyper: Any) -> None:
-    """Add up each layer's squares, a layer to a warp."""
-    layer = this_warp()
+    """Add up each layer's squares, a layer to a block."""
+    layer = this_block()
     if layer < args[fields.LAYERS]:
-        first_chunk = longs(args, fields.FIRST_CHUNK)
-        squares = add_sums(args, columns.GRADIENT_SQUARES, first_chunk[layer], first_chunk[layer + 1])
+        squares = add_sums(args, layer, columns.GRADIENT_SQUARES)
         if this_lane() == 0:
             doubles(args, fields.SQUARES)[layer] = squares
 
 
 def clip_gradients(args: Any, hyper: Any) -> None:
-    """Add a bucket's squares to those of the buckets before it, in one warp."""
-    if this_warp() == 0:
-        squares = add_column(doubles(args, fields.SQUARES), 1, 0, 0, args[fields.LAYERS])
-        if this_lane() == 0:
-            doubles(args, fields.GRAD_CLIP)[fields.CLIP_SUM] += squares
+    """Add a bucket's squares to those of the buckets before it, in one block."""
+    squares = add_column(doubles(args, fields.SQUARES), 1, 0, args[fields.LAYERS])
+    if this_lane() == 0:
+        doubles(args, fields.GRAD_CLIP)[fields.CLIP_SUM] += squares
 
 
 def scale_gradients(args: Any, hyper: Any) -> None:
     """Write what gradients are multiplied by, a layer to a thread."""
-    layer = this_warp() * WARP + this_lane()
+    layer = this_block() * LANES + this_lane()
     if layer < args[fields.LAYERS]:
         loss_scale = loss_scale_of(args)
         clip = doubles(args, fields.GRAD_CLIP)
@@ -259,46 +246,45 @@ def scale_gradients(args: Any, hyper: Any) -> None:
 
 
 def decay_weights(args: Any, hyper: Any) -> None:
-    """Take ``w <- (1 - lr*decay)*w``, a chunk to a warp: 8 bytes per float32 parameter of a layer decayed so."""
-    chunk = this_warp()
-    if chunk >= args[fields.CHUNK_COUNT] or is_stopped(args):
-        return
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
+    """Take ``w <- (1 - lr*decay)*w``, a chunk to a block: 8 bytes per float32 parameter of a layer decayed so."""
+    layer, start, last = chunk_of(args, this_block(), is_stopped(args))
     shrink = hyper[layer * columns.HYPER + columns.SHRINK]
-    if address_of(args, layer, columns.GRADIENT) == 0 or shrink == 1:
+    if start == last or shrink == 1:
         return
-    weights = address_of(args, layer, columns.WEIGHTS)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    w = pointer_to(weights, zero_like(hyper))
-    for row in range(start, last, 4 * LANES):
-        i = row + QUAD * this_lane()
-        whole = may_vectorize(weights) and row + 4 * LANES <= last
-        one, two, three, four = load_rows((w,), 4, i, LANES, last, whole)
-        store(w, i, last, whole, scaled(one, shrink))
-        store(w, i + LANES, last, whole, scaled(two, shrink))
-        store(w, i + 2 * LANES, last, whole, scaled(three, shrink))
-        store(w, i + 3 * LANES, last, whole, scaled(four, shrink))
+    weights, w = array_of(args, hyper, layer, columns.WEIGHTS), own_rows(hyper)
+    for first in range(start + this_lane(), last, STRIDE):
+        load(w, weights, first, last)
+        for k in range(ROWS):
+            if first + k * LANES < last:
+                store(weights, first + k * LANES, shrink * w[k])
 
 
 def row_means(args: Any, hyper: Any) -> None:
-    """Write the mean of each row of the layers that are centralized, a row to a warp."""
-    row = this_warp()
-    if row < args[fields.ROW_COUNT] and not is_stopped(args):
-        layer, number = longs(args, fields.ROW_TABLE)[2 * row], longs(args, fields.ROW_TABLE)[2 * row + 1]
-        gradient = address_of(args, layer, columns.GRADIENT)
-        if gradient != 0:
-            zero = zero_like(hyper)
-            scalar = layer * columns.HYPER
-            # LAMB centralizes the gradient itself, with no decay in it.
-            decay = zero if args[fields.CORRECTS] != 0 else hyper[scalar + columns.DECAY]
-            length = longs(args, fields.ROW_LENGTHS)[layer]
-            g, w = pointer_to(gradient, zero), pointer_to(address_of(args, layer, columns.WEIGHTS), zero)
-            last = (number + 1) * length
-            p = q = r = s = 0.0
-            for i in range(number * length + QUAD * this_lane(), last, LANES):
-                g_i, w_i = load_rows((g, w), 1, i, LANES, last, False)
-                d = decayed_gradients(g_i, w_i, hyper[scalar + columns.RESCALE], decay)
-                p, q, r, s = add_quads((p, q, r, s), widened(d))
-            total = add_lanes((p, q, r, s))
-            if this_lane() == 0:
-                values(args, fields.MEANS, hyper)[row] = rules.row_mean(total, length)
+    """Write the mean of each row of the layers that are centralized, a row to a block."""
+    row = this_block()
+    if row >= args[fields.ROW_COUNT] or is_stopped(args):
+        return
+    layer, number = longs(args, fields.ROW_TABLE)[2 * row], longs(args, fields.ROW_TABLE)[2 * row + 1]
+    if address_of(args, layer, columns.GRADIENT) == 0:
+        return
+    weights, gradients = (
+        array_of(args, hyper, layer, columns.WEIGHTS),
+        array_of(args, hyper, layer, columns.GRADIENT),
+    )
+    rescale = hyper[layer * columns.HYPER + columns.RESCALE]
+    decay = zero_like(hyper)
+    if args[fields.CENTRALIZES_DECAY] != 0:
+        decay = hyper[layer * columns.HYPER + columns.DECAY]
+    length = longs(args, fields.ROW_LENGTHS)[layer]
+    last = (number + 1) * length
+    w, g = own_rows(hyper), own_rows(hyper)
+    total = 0.0
+    for first in range(number * length + this_lane(), last, STRIDE):
+        load_fenced(w, weights, 1, first, last)
+        load_fenced(g, gradients, 1, first, last)
+        for k in range(ROWS):
+            if first + k * LANES < last:
+                total += np.float64(rules.decayed_gradient(g[k], w[k], rescale, decay))
+    total = add_lanes(total)
+    if this_lane() == 0:
+        values(args, fields.MEANS, hyper)[row] = rules.row_mean(total, length)

@@ -1,4 +1,4 @@
-"""The only low-level code for CUDA: rounding, addresses as pointers, 16-byte access, lane shuffles."""
+"""The only low-level code for CUDA: rounding, addresses as pointers, values of a thread's own, lane shuffles."""
 
 from typing import Any
 
@@ -10,7 +10,6 @@ from numba.cuda.extending import intrinsic
 _GLOBAL = 1
 """The address space of device memory: with it loads compile to ``ld.global`` rather than generic ``ld``."""
 _INT32 = ir.IntType(32)
-_INT64 = ir.IntType(64)
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -79,106 +78,19 @@ def cast_like(typingctx: Any, pointer: Any, value: Any) -> Any:
     return pointer.dtype(pointer, value), codegen
 
 
-def _quad(builder: Any, pointer: Any, index: Any, element: Any) -> Any:
-    vector = ir.VectorType(element, 4).as_pointer()
-    place = builder.bitcast(builder.gep(pointer, [index]), vector)
-    return builder.addrspacecast(place, vector.pointee.as_pointer(_GLOBAL))
-
-
-def _check_quad(name: str, pointer: Any, index: Any) -> None:
-    if not (isinstance(pointer, types.CPointer) and isinstance(index, types.Integer)):
-        raise TypingError(f"{name} takes a pointer and an integer, not {pointer}, {index}")
-
-
 @intrinsic  # type: ignore[untyped-decorator]
-def load_rows(
-    typingctx: Any, pointers: Any, count: Any, first: Any, stride: Any, last: Any, whole: Any
-) -> Any:
-    """Return quads of several arrays: for each of `count` (a literal) rows, and in it for each pointer, one.
+def own_values(typingctx: Any, pointer: Any, count: Any) -> Any:
+    """Return a pointer to `count` (a literal) values of this thread's own, of the type that `pointer` points to.
 
-    A quad is the four values from `first` on, `stride` further in each next row. Where the rows are `whole`
-    they are read 16 bytes at a time and must be aligned so; elsewhere value by value, with zeros from `last`
-    on, of which there is at least one before. All loads are under way before the first value is used.
+    They are registers where each index is known once loops are unrolled, as all are here.
     """
-    integers = (types.Integer, types.IntegerLiteral)
-    if not (
-        isinstance(pointers, types.UniTuple)
-        and isinstance(pointers.dtype, types.CPointer)
-        and isinstance(count, types.IntegerLiteral)
-        and all(isinstance(value, integers) for value in (first, stride, last))
-    ):
-        raise TypingError(f"load_rows takes a tuple of pointers and integers, not {pointers}, {count}")
-    quad = types.UniTuple(pointers.dtype.dtype, 4)
-    total = count.literal_value * len(pointers)
-    result = types.UniTuple(quad, total)
+    if not (isinstance(pointer, types.CPointer) and isinstance(count, types.IntegerLiteral)):
+        raise TypingError(f"own_values takes a pointer and a literal, not {pointer}, {count}")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        element = context.get_value_type(pointers.dtype.dtype)
-        first_of, step, end = (
-            context.cast(builder, args[k], kind, types.int64)
-            for k, kind in ((2, first), (3, stride), (4, last))
-        )
-        own = cgutils.unpack_tuple(builder, args[0], len(pointers))
-        starts = [builder.add(first_of, builder.mul(step, _INT64(k))) for k in range(count.literal_value)]
-        # One branch for all of them, whose ends meet in vectors: NVVM before 13.4 never ends on quads that are
-        # tuples on both sides of a branch.
-        with builder.if_else(args[5]) as (at_once, by_value):
-            with at_once:
-                fast = [
-                    builder.load(_quad(builder, place, start, element)) for start in starts for place in own
-                ]
-                for values in fast:
-                    values.align = 16
-                fast_block = builder.block
-            with by_value:
-                slow = [_some(builder, place, start, end, element) for start in starts for place in own]
-                slow_block = builder.block
-        quads = []
-        for one, other in zip(fast, slow, strict=True):
-            values = builder.phi(one.type)
-            values.add_incoming(one, fast_block)
-            values.add_incoming(other, slow_block)
-            quads.append(values)
-        buckets = [[builder.extract_element(values, _INT32(k)) for k in range(4)] for values in quads]
-        return context.make_tuple(
-            builder, result, [context.make_tuple(builder, quad, bucket) for bucket in buckets]
-        )
+        return cgutils.alloca_once(builder, context.get_value_type(pointer.dtype), count.literal_value)
 
-    return result(pointers, count, first, stride, last, whole), codegen
-
-
-def _some(builder: Any, pointer: Any, start: Any, end: Any, element: Any) -> Any:
-    vector = ir.Constant(ir.VectorType(element, 4), ir.Undefined)
-    base = builder.gep(pointer, [start])
-    # Places within a chunk fit 32 bits, and so take half the registers.
-    left = builder.trunc(builder.sub(end, start), _INT32)
-    for k in range(4):
-        inside = builder.icmp_signed("<", _INT32(k), left)
-        # Loads that no branch guards can be under way together; past the end they read the last value.
-        index = builder.select(inside, _INT32(k), builder.sub(left, _INT32(1)))
-        place = builder.gep(base, [builder.sext(index, _INT64)])
-        value = builder.load(builder.addrspacecast(place, element.as_pointer(_GLOBAL)))
-        value = builder.select(inside, value, ir.Constant(element, 0.0))
-        vector = builder.insert_element(vector, value, _INT32(k))
-    return vector
-
-
-@intrinsic  # type: ignore[untyped-decorator]
-def store4(typingctx: Any, pointer: Any, index: Any, values: Any) -> Any:
-    """Write four values at ``pointer[index]``, 16 bytes at a time; they must be aligned so."""
-    _check_quad("store4", pointer, index)
-    if values != types.UniTuple(pointer.dtype, 4):
-        raise TypingError(f"store4 takes four values of {pointer.dtype}, not {values}")
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        element = context.get_value_type(pointer.dtype)
-        vector = ir.Constant(ir.VectorType(element, 4), ir.Undefined)
-        for k in range(4):
-            vector = builder.insert_element(vector, builder.extract_value(args[2], k), _INT32(k))
-        builder.store(vector, _quad(builder, args[0], args[1], element)).align = 16
-        return context.get_dummy_value()
-
-    return types.void(pointer, index, values), codegen
+    return types.CPointer(pointer.dtype)(pointer, count), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]

@@ -1,6 +1,5 @@
-"""The CUDA kernels: one warp for each chunk, row or layer, with the CPU's lanes, tree and rules, hence its bits.
+"""The CUDA kernels: a block for each chunk, row or layer, with the CPU's lanes, tree and rules, hence its bits.
 
-Thread ``t`` of a warp owns elements ``4t`` to ``4t + 3`` of every row of 128, hence lanes ``4t`` to ``4t + 3``.
 Every kernel takes a bucket's ``args`` and its per-layer ``hyper``. Nothing here is decided on the host: a step
 whose gradients are not finite runs to its end and changes nothing.
 
@@ -18,71 +17,63 @@ from typing import Any
 
 import numpy as np
 
+from numba_lamb._compile import cuda_function
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
+from numba_lamb.kernels.cuda.block import (
+    ROWS,
+    STRIDE,
+    add_all_sums,
+    add_lanes,
+    array_of,
+    chunk_of,
+    doubles,
+    hyper64_of,
+    is_stopped,
+    lamb_gradient,
+    lars_gradient,
+    load,
+    load_fenced,
+    own_rows,
+    rows_from,
+    rules,
+    store,
+    sums_of,
+    this_block,
+    this_lane,
+    values,
+    was_stopped,
+)
 from numba_lamb.kernels.cuda.frame import (
     clip_gradients,
     close_step,
     count_step,
     decay_weights,
     gradient_squares,
-    latch_verdict,
     open_step,
     row_means,
     scale_gradients,
+    takes_part,
 )
-from numba_lamb.kernels.cuda.intrinsics import load_rows, pointer_to, zero_like
+from numba_lamb.kernels.cuda.intrinsics import zero_like
 from numba_lamb.kernels.cuda.lans import LANS_KERNELS
-from numba_lamb.kernels.cuda.warp import (
-    QUAD,
-    add_lanes,
-    add_squares,
-    add_sums,
-    address_of,
-    before,
-    descended,
-    doubles,
-    first_moments,
-    hyper64_of,
-    is_stopped,
-    lamb_directions,
-    lamb_gradients,
-    lamb_others,
-    lars_gradients,
-    longs,
-    may_vectorize,
-    momentum_advances,
-    momentum_directions,
-    normed_gradients,
-    rules,
-    second_moments,
-    store,
-    sums_of,
-    this_lane,
-    this_warp,
-    values,
-)
-from numba_lamb.layout import CHUNK, LANES
+from numba_lamb.layout import LANES
 
 # -- LAMB ----------------------------------------------------------------------------------------------------
 
 
 def lamb_advance(args: Any, hyper: Any) -> None:
     """Advance m and v, and add up w^2 and u^2 of each chunk: 24 bytes per float32 parameter."""
-    chunk = this_warp()
-    if chunk >= args[fields.CHUNK_COUNT] or is_stopped(args):
+    chunk = this_block()
+    layer, start, last = chunk_of(args, chunk, is_stopped(args))
+    if start == last:
         return
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
-    gradient = address_of(args, layer, columns.GRADIENT)
-    if gradient == 0:
-        return
-    weights = address_of(args, layer, columns.WEIGHTS)
-    first, second = address_of(args, layer, columns.EXP_AVG), address_of(args, layer, columns.EXP_AVG_SQ)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    zero = zero_like(hyper)
-    w, g = pointer_to(weights, zero), pointer_to(gradient, zero)
-    m, v = pointer_to(first, zero), pointer_to(second, zero)
-    vectorized = may_vectorize(weights | gradient | first | second)
+    weights, gradients = (
+        array_of(args, hyper, layer, columns.WEIGHTS),
+        array_of(args, hyper, layer, columns.GRADIENT),
+    )
+    exp_avg = array_of(args, hyper, layer, columns.EXP_AVG)
+    exp_avg_sq = array_of(args, hyper, layer, columns.EXP_AVG_SQ)
     row = layer * columns.HYPER
     rescale, decay, eps = (
         hyper[row + columns.RESCALE],
@@ -92,92 +83,89 @@ def lamb_advance(args: Any, hyper: Any) -> None:
     beta1, complement1 = hyper[row + columns.BETA1], hyper[row + columns.COMPLEMENT1]
     beta2, complement2 = hyper[row + columns.BETA2], hyper[row + columns.COMPLEMENT2]
     correction1, correction2 = hyper[row + columns.CORRECTION1], hyper[row + columns.CORRECTION2]
-    first_row = longs(args, fields.FIRST_ROW)[layer]
-    length = longs(args, fields.ROW_LENGTHS)[layer]
-    means = values(args, fields.MEANS, hyper)
-    a = b = c = d = 0.0
-    p = q = r = s = 0.0
-    for place in range(start, last, 2 * LANES):
-        i = place + QUAD * this_lane()
-        j = i + LANES
-        whole = vectorized and place + 2 * LANES <= last
-        w_i, g_i, m_i, v_i, w_j, g_j, m_j, v_j = load_rows((w, g, m, v), 2, i, LANES, last, whole)
-        d_i = lamb_gradients(g_i, w_i, rescale, means, first_row, i, last, length)
-        d_j = lamb_gradients(g_j, w_j, rescale, means, first_row, j, last, length)
-        new_m_i, new_m_j = (
-            first_moments(m_i, d_i, beta1, complement1),
-            first_moments(m_j, d_j, beta1, complement1),
-        )
-        new_v_i = second_moments(v_i, d_i, beta2, complement2)
-        new_v_j = second_moments(v_j, d_j, beta2, complement2)
-        u_i = lamb_directions(w_i, new_m_i, new_v_i, correction1, correction2, eps, decay)
-        u_j = lamb_directions(w_j, new_m_j, new_v_j, correction1, correction2, eps, decay)
-        store(m, i, last, whole, new_m_i)
-        store(v, i, last, whole, new_v_i)
-        store(m, j, last, whole, new_m_j)
-        store(v, j, last, whole, new_v_j)
-        a, b, c, d = add_squares(add_squares((a, b, c, d), w_i), w_j)
-        p, q, r, s = add_squares(
-            add_squares((p, q, r, s), before(u_i, i, last, zero)), before(u_j, j, last, zero)
-        )
-    weight_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
+    rows = rows_from(args, hyper, layer, start)
+    w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
+    weight_sum = update_sum = 0.0
+    for first in range(start + this_lane(), last, STRIDE):
+        load(w, weights, first, last)
+        load(g, gradients, first, last)
+        load(m, exp_avg, first, last)
+        load(v, exp_avg_sq, first, last)
+        for k in range(ROWS):
+            i = first + k * LANES
+            if i < last:
+                d = lamb_gradient(g[k], w[k], rescale, rows, i - start)
+                new_m = rules.first_moment(m[k], d, beta1, complement1)
+                new_v = rules.second_moment(v[k], d, beta2, complement2)
+                u = rules.lamb_direction(w[k], new_m, new_v, correction1, correction2, eps, decay)
+                store(exp_avg, i, new_m)
+                store(exp_avg_sq, i, new_v)
+                weight_sum = rules.add_square(weight_sum, w[k])
+                update_sum = rules.add_square(update_sum, u)
+    weight_sum, update_sum = add_lanes(weight_sum), add_lanes(update_sum)
     if this_lane() == 0:
         sums_of(args, chunk)[columns.WEIGHT_SQUARES] = weight_sum
         sums_of(args, chunk)[columns.UPDATE_SQUARES] = update_sum
 
 
+@cuda_function
+def lamb_other(
+    w: Any, m: Any, v: Any, correction1: Any, correction2: Any, eps: Any, decay: Any, zero: Any, kind: Any
+) -> Any:
+    """Return that of which LAMB's ratio divides by the norm, where it is not the direction."""
+    u = rules.lamb_direction(w, m, v, correction1, correction2, eps, zero)
+    if kind != rules.UNDECAYED:
+        u = rules.lamb_eps_in_root(w, m, v, correction1, correction2, eps, decay)
+    return u
+
+
 def lamb_other_norm(args: Any, hyper: Any) -> None:
     """Replace the sum of u^2 of layers whose ratio divides by another norm: 16 bytes per float32 parameter."""
-    chunk = this_warp()
-    if chunk >= args[fields.CHUNK_COUNT] or is_stopped(args):
+    chunk = this_block()
+    layer, start, last = chunk_of(args, chunk, is_stopped(args))
+    if start == last:
         return
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
-    gradient = address_of(args, layer, columns.GRADIENT)
     kind = hyper64_of(args, layer, columns.NORM_OF)
     row = layer * columns.HYPER
-    if gradient == 0 or hyper[row + columns.ADAPT] == 0 or kind == rules.DIRECTION:
+    if hyper[row + columns.ADAPT] == 0 or kind == rules.DIRECTION:
         return
-    weights = address_of(args, layer, columns.WEIGHTS)
-    first, second = address_of(args, layer, columns.EXP_AVG), address_of(args, layer, columns.EXP_AVG_SQ)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    zero = zero_like(hyper)
-    w, g = pointer_to(weights, zero), pointer_to(gradient, zero)
-    m, v = pointer_to(first, zero), pointer_to(second, zero)
-    vectorized = may_vectorize(weights | gradient | first | second)
+    weights, gradients = (
+        array_of(args, hyper, layer, columns.WEIGHTS),
+        array_of(args, hyper, layer, columns.GRADIENT),
+    )
+    exp_avg = array_of(args, hyper, layer, columns.EXP_AVG)
+    exp_avg_sq = array_of(args, hyper, layer, columns.EXP_AVG_SQ)
     correction1, correction2 = hyper[row + columns.CORRECTION1], hyper[row + columns.CORRECTION2]
-    eps, decay = hyper[row + columns.EPS], hyper[row + columns.DECAY]
-    a = b = c = d = 0.0
-    p = q = r = s = 0.0
-    for place in range(start, last, LANES):
-        i = place + QUAD * this_lane()
-        whole = vectorized and place + LANES <= last
-        w_i, g_i, m_i, v_i = load_rows((w, g, m, v), 1, i, LANES, last, whole)
-        u_i = lamb_others(w_i, m_i, v_i, correction1, correction2, eps, decay, zero, kind)
-        a, b, c, d = add_squares((a, b, c, d), g_i)
-        p, q, r, s = add_squares((p, q, r, s), before(u_i, i, last, zero))
-    gradient_sum, update_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
+    eps, decay, zero = hyper[row + columns.EPS], hyper[row + columns.DECAY], zero_like(hyper)
+    w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
+    gradient_sum = update_sum = 0.0
+    for first in range(start + this_lane(), last, STRIDE):
+        load(w, weights, first, last)
+        load(g, gradients, first, last)
+        load(m, exp_avg, first, last)
+        load(v, exp_avg_sq, first, last)
+        for k in range(ROWS):
+            if first + k * LANES < last:
+                u = lamb_other(w[k], m[k], v[k], correction1, correction2, eps, decay, zero, kind)
+                gradient_sum = rules.add_square(gradient_sum, g[k])
+                update_sum = rules.add_square(update_sum, u)
+    gradient_sum, update_sum = add_lanes(gradient_sum), add_lanes(update_sum)
     if this_lane() == 0:
         sums_of(args, chunk)[columns.GRADIENT_SQUARES] = gradient_sum
         sums_of(args, chunk)[columns.UPDATE_SQUARES] = update_sum
 
 
 def lamb_ratio(args: Any, hyper: Any) -> None:
-    """Finish norms, trust ratio and step length, a layer to a warp."""
-    layer = this_warp()
-    if layer >= args[fields.LAYERS]:
+    """Finish norms, trust ratio and step length, a layer to a block."""
+    layer = this_block()
+    if not takes_part(args, layer):
         return
-    latch_verdict(args, layer)
-    if is_stopped(args) or address_of(args, layer, columns.GRADIENT) == 0:
-        return
-    first, last = longs(args, fields.FIRST_CHUNK)[layer], longs(args, fields.FIRST_CHUNK)[layer + 1]
-    weight_norm = math.sqrt(add_sums(args, columns.WEIGHT_SQUARES, first, last))
-    update_norm = math.sqrt(add_sums(args, columns.UPDATE_SQUARES, first, last))
-    gradient_sum = 1.0
-    if hyper64_of(args, layer, columns.NORM_OF) == rules.EPS_IN_ROOT_GUARDED:
-        gradient_sum = add_sums(args, columns.GRADIENT_SQUARES, first, last)
+    weight_sum, update_sum, gradient_sum = add_all_sums(args, layer, columns.GRADIENT_SQUARES)
     if this_lane() == 0:
+        weight_norm, update_norm = math.sqrt(weight_sum), math.sqrt(update_sum)
+        guarded = hyper64_of(args, layer, columns.NORM_OF) == rules.EPS_IN_ROOT_GUARDED
         ratio = 1.0
-        if hyper[layer * columns.HYPER + columns.ADAPT] != 0 and gradient_sum != 0:
+        if hyper[layer * columns.HYPER + columns.ADAPT] != 0 and not (guarded and gradient_sum == 0):
             ratio = rules.lamb_ratio(
                 weight_norm,
                 update_norm,
@@ -198,35 +186,26 @@ def lamb_ratio(args: Any, hyper: Any) -> None:
 
 def lamb_descend(args: Any, hyper: Any) -> None:
     """Recompute u and take ``w <- w - scale*u``: 16 bytes per float32 parameter; also closes the step."""
-    chunk = args[fields.CHUNK_COUNT] - 1 - this_warp()
-    stopped = longs(args, fields.CONTROL)[fields.STOPPED] != 0
-    if this_warp() == 0 and this_lane() == 0:
-        close_step(args)
-    if chunk < 0 or stopped:
+    close_step(args)
+    layer, start, last = chunk_of(args, args[fields.CHUNK_COUNT] - 1 - this_block(), was_stopped(args))
+    if start == last:
         return
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
-    if address_of(args, layer, columns.GRADIENT) == 0:
-        return
-    weights = address_of(args, layer, columns.WEIGHTS)
-    first, second = address_of(args, layer, columns.EXP_AVG), address_of(args, layer, columns.EXP_AVG_SQ)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    zero = zero_like(hyper)
-    w, m, v = pointer_to(weights, zero), pointer_to(first, zero), pointer_to(second, zero)
-    vectorized = may_vectorize(weights | first | second)
+    weights = array_of(args, hyper, layer, columns.WEIGHTS)
+    exp_avg = array_of(args, hyper, layer, columns.EXP_AVG)
+    exp_avg_sq = array_of(args, hyper, layer, columns.EXP_AVG_SQ)
     row = layer * columns.HYPER
     correction1, correction2 = hyper[row + columns.CORRECTION1], hyper[row + columns.CORRECTION2]
     eps, decay = hyper[row + columns.EPS], hyper[row + columns.DECAY]
     scale = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND]
-    for back in range(start, last, 2 * LANES):
-        place = start + (last - 1 - back) // (2 * LANES) * (2 * LANES)
-        i = place + QUAD * this_lane()
-        j = i + LANES
-        whole = vectorized and place + 2 * LANES <= last
-        w_i, m_i, v_i, w_j, m_j, v_j = load_rows((w, m, v), 2, i, LANES, last, whole)
-        u_i = lamb_directions(w_i, m_i, v_i, correction1, correction2, eps, decay)
-        u_j = lamb_directions(w_j, m_j, v_j, correction1, correction2, eps, decay)
-        store(w, i, last, whole, descended(w_i, u_i, scale))
-        store(w, j, last, whole, descended(w_j, u_j, scale))
+    w, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper)
+    for first in range(start + this_lane(), last, STRIDE):
+        load(w, weights, first, last)
+        load(m, exp_avg, first, last)
+        load(v, exp_avg_sq, first, last)
+        for k in range(ROWS):
+            if first + k * LANES < last:
+                u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
+                store(weights, first + k * LANES, rules.descend(w[k], u, scale))
 
 
 # -- LARS and Momentum, which is LARS with ratio 1 -----------------------------------------------------------
@@ -234,86 +213,82 @@ def lamb_descend(args: Any, hyper: Any) -> None:
 
 def lars_sums(args: Any, hyper: Any) -> None:
     """Add up w^2 and the unscaled g^2 of each chunk of layers that adapt: 8 bytes per float32 parameter."""
-    chunk = this_warp()
-    if chunk >= args[fields.CHUNK_COUNT] or is_stopped(args):
+    chunk = this_block()
+    layer, start, last = chunk_of(args, chunk, is_stopped(args))
+    row = layer * columns.HYPER
+    if start == last or hyper[row + columns.ADAPT] == 0:
         return
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
-    gradient = address_of(args, layer, columns.GRADIENT)
-    if gradient == 0 or hyper[layer * columns.HYPER + columns.ADAPT] == 0:
-        return
-    weights = address_of(args, layer, columns.WEIGHTS)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    zero = zero_like(hyper)
-    w, g = pointer_to(weights, zero), pointer_to(gradient, zero)
-    vectorized = may_vectorize(weights | gradient)
-    rescale, decay = (
-        hyper[layer * columns.HYPER + columns.RESCALE],
-        hyper[layer * columns.HYPER + columns.DECAY],
+    weights, gradients = (
+        array_of(args, hyper, layer, columns.WEIGHTS),
+        array_of(args, hyper, layer, columns.GRADIENT),
     )
-    decayed = hyper64_of(args, layer, columns.DECAYED_NORM) != 0
-    a = b = c = d = 0.0
-    p = q = r = s = 0.0
-    for place in range(start, last, 2 * LANES):
-        i = place + QUAD * this_lane()
-        whole = vectorized and place + 2 * LANES <= last
-        w_i, g_i, w_j, g_j = load_rows((w, g), 2, i, LANES, last, whole)
-        a, b, c, d = add_squares(add_squares((a, b, c, d), w_i), w_j)
-        d_i = normed_gradients(g_i, w_i, rescale, decay, decayed)
-        d_j = normed_gradients(g_j, w_j, rescale, decay, decayed)
-        p, q, r, s = add_squares(add_squares((p, q, r, s), d_i), d_j)
-    weight_sum, gradient_sum = add_lanes((a, b, c, d)), add_lanes((p, q, r, s))
+    rescale = hyper[row + columns.RESCALE]
+    # The norm below the ratio may be that of the gradient with its decay.
+    decayed, decay = hyper64_of(args, layer, columns.DECAYED_NORM) != 0, hyper[row + columns.DECAY]
+    w, g = own_rows(hyper), own_rows(hyper)
+    weight_sum = gradient_sum = 0.0
+    for first in range(start + this_lane(), last, STRIDE):
+        load_fenced(w, weights, 1, first, last)
+        load_fenced(g, gradients, 1, first, last)
+        for k in range(ROWS):
+            if first + k * LANES < last:
+                d = rescale * g[k]
+                if decayed:
+                    d = rules.decayed_gradient(g[k], w[k], rescale, decay)
+                weight_sum = rules.add_square(weight_sum, w[k])
+                gradient_sum = rules.add_square(gradient_sum, d)
+    weight_sum, gradient_sum = add_lanes(weight_sum), add_lanes(gradient_sum)
     if this_lane() == 0:
         sums_of(args, chunk)[columns.WEIGHT_SQUARES] = weight_sum
         sums_of(args, chunk)[columns.UPDATE_SQUARES] = gradient_sum
 
 
+@cuda_function
+def lars_ratio_of(args: Any, hyper: Any, layer: Any, weight_norm: Any, gradient_norm: Any) -> Any:
+    """Return the ratio of a layer that adapts."""
+    # A norm that has the decay in it stands alone below the ratio.
+    decay = 0.0
+    if hyper64_of(args, layer, columns.DECAYED_NORM) == 0:
+        decay = np.float64(hyper[layer * columns.HYPER + columns.DECAY])
+    guard = hyper64_of(args, layer, columns.GUARD)
+    lightest = hyper64_of(args, layer, columns.MIN_WEIGHT_NORM)
+    heaviest = hyper64_of(args, layer, columns.MAX_WEIGHT_NORM)
+    ratio = rules.lars_ratio(
+        weight_norm,
+        gradient_norm,
+        decay,
+        hyper64_of(args, layer, columns.COEFFICIENT),
+        hyper64_of(args, layer, columns.RATIO_EPS),
+        guard,
+        lightest,
+        heaviest,
+        hyper64_of(args, layer, columns.MIN_RATIO),
+        hyper64_of(args, layer, columns.MAX_RATIO),
+    )
+    if hyper64_of(args, layer, columns.TRUST_CLIP) != 0:
+        phi = rules.within(weight_norm, lightest, heaviest)
+        ratio = rules.clipped_ratio(ratio, doubles(args, fields.RATES)[layer], phi, guard)
+    return ratio
+
+
 def lars_ratio(args: Any, hyper: Any) -> None:
-    """Finish norms and ratio, what enters the momentum and what is taken from the weights, a layer to a warp."""
-    layer = this_warp()
-    if layer >= args[fields.LAYERS]:
+    """Finish norms and ratio, what enters the momentum and what is taken from the weights, a layer to a block."""
+    layer = this_block()
+    if not takes_part(args, layer):
         return
-    latch_verdict(args, layer)
-    if is_stopped(args) or address_of(args, layer, columns.GRADIENT) == 0:
-        return
-    row = layer * columns.HYPER
-    rate = doubles(args, fields.RATES)[layer]
-    ratio = 1.0
-    if hyper[row + columns.ADAPT] != 0:
-        first, last = longs(args, fields.FIRST_CHUNK)[layer], longs(args, fields.FIRST_CHUNK)[layer + 1]
-        weight_norm = math.sqrt(add_sums(args, columns.WEIGHT_SQUARES, first, last))
-        gradient_norm = math.sqrt(add_sums(args, columns.UPDATE_SQUARES, first, last))
-        # A norm that has the decay in it stands alone below the ratio.
-        decay = (
-            np.float64(hyper[row + columns.DECAY])
-            if hyper64_of(args, layer, columns.DECAYED_NORM) == 0
-            else 0.0
-        )
-        guard = hyper64_of(args, layer, columns.GUARD)
-        lightest = hyper64_of(args, layer, columns.MIN_WEIGHT_NORM)
-        heaviest = hyper64_of(args, layer, columns.MAX_WEIGHT_NORM)
-        ratio = rules.lars_ratio(
-            weight_norm,
-            gradient_norm,
-            decay,
-            hyper64_of(args, layer, columns.COEFFICIENT),
-            hyper64_of(args, layer, columns.RATIO_EPS),
-            guard,
-            lightest,
-            heaviest,
-            hyper64_of(args, layer, columns.MIN_RATIO),
-            hyper64_of(args, layer, columns.MAX_RATIO),
-        )
-        if hyper64_of(args, layer, columns.TRUST_CLIP) != 0:
-            phi = rules.within(weight_norm, lightest, heaviest)
-            ratio = rules.clipped_ratio(ratio, rate, phi, guard)
-        if this_lane() == 0:
-            doubles(args, fields.NORMS)[layer * columns.NORMS + columns.WEIGHT_NORM] = weight_norm
-            doubles(args, fields.NORMS)[layer * columns.NORMS + columns.UPDATE_NORM] = gradient_norm
+    # Where a layer does not adapt there are no sums, and what is read here is not used.
+    weight_sum, gradient_sum, _ = add_all_sums(args, layer, columns.GRADIENT_SQUARES)
     if this_lane() == 0:
-        doubles(args, fields.NORMS)[layer * columns.NORMS + columns.RATIO] = ratio
-        scales = values(args, fields.SCALES, hyper)
+        norms, ratio = doubles(args, fields.NORMS), 1.0
+        if hyper[layer * columns.HYPER + columns.ADAPT] != 0:
+            weight_norm, gradient_norm = math.sqrt(weight_sum), math.sqrt(gradient_sum)
+            ratio = lars_ratio_of(args, hyper, layer, weight_norm, gradient_norm)
+            norms[layer * columns.NORMS + columns.WEIGHT_NORM] = weight_norm
+            norms[layer * columns.NORMS + columns.UPDATE_NORM] = gradient_norm
+        norms[layer * columns.NORMS + columns.RATIO] = ratio
         inside = hyper64_of(args, layer, columns.RATE_INSIDE) != 0
         outside = hyper64_of(args, layer, columns.RATIO_OUTSIDE) != 0
+        rate, scales = doubles(args, fields.RATES)[layer], values(args, fields.SCALES, hyper)
         own = layer * columns.SCALES
         scales[own + columns.ADVANCE] = rules.lars_advance(rate, ratio, inside, outside)
         scales[own + columns.DESCEND] = rules.lars_descend(rate, ratio, inside, outside)
@@ -322,21 +297,15 @@ def lars_ratio(args: Any, hyper: Any) -> None:
 
 def lars_update(args: Any, hyper: Any) -> None:
     """Advance the momentum and update w: 20 bytes per float32 parameter; also closes the step."""
-    chunk = args[fields.CHUNK_COUNT] - 1 - this_warp()
-    stopped = longs(args, fields.CONTROL)[fields.STOPPED] != 0
-    if this_warp() == 0 and this_lane() == 0:
-        close_step(args)
-    if chunk < 0 or stopped:
+    close_step(args)
+    layer, start, last = chunk_of(args, args[fields.CHUNK_COUNT] - 1 - this_block(), was_stopped(args))
+    if start == last:
         return
-    layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
-    gradient = address_of(args, layer, columns.GRADIENT)
-    if gradient == 0:
-        return
-    weights, first = address_of(args, layer, columns.WEIGHTS), address_of(args, layer, columns.EXP_AVG)
-    last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
-    zero = zero_like(hyper)
-    w, g, v = pointer_to(weights, zero), pointer_to(gradient, zero), pointer_to(first, zero)
-    vectorized = may_vectorize(weights | gradient | first)
+    weights, gradients = (
+        array_of(args, hyper, layer, columns.WEIGHTS),
+        array_of(args, hyper, layer, columns.GRADIENT),
+    )
+    exp_avg = array_of(args, hyper, layer, columns.EXP_AVG)
     row = layer * columns.HYPER
     rescale, decay, momentum = (
         hyper[row + columns.RESCALE],
@@ -346,25 +315,20 @@ def lars_update(args: Any, hyper: Any) -> None:
     velocity, lookahead = hyper[row + columns.VELOCITY], hyper[row + columns.LOOKAHEAD]
     advance = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.ADVANCE]
     descend = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND]
-    first_row = longs(args, fields.FIRST_ROW)[layer]
-    length = longs(args, fields.ROW_LENGTHS)[layer]
-    means = values(args, fields.MEANS, hyper)
-    for back in range(start, last, 2 * LANES):
-        place = start + (last - 1 - back) // (2 * LANES) * (2 * LANES)
-        i = place + QUAD * this_lane()
-        j = i + LANES
-        whole = vectorized and place + 2 * LANES <= last
-        w_i, g_i, v_i, w_j, g_j, v_j = load_rows((w, g, v), 2, i, LANES, last, whole)
-        d_i = lars_gradients(g_i, w_i, rescale, decay, means, first_row, i, last, length)
-        d_j = lars_gradients(g_j, w_j, rescale, decay, means, first_row, j, last, length)
-        new_v_i = momentum_advances(v_i, d_i, momentum, advance)
-        new_v_j = momentum_advances(v_j, d_j, momentum, advance)
-        u_i = momentum_directions(new_v_i, d_i, advance, velocity, lookahead)
-        u_j = momentum_directions(new_v_j, d_j, advance, velocity, lookahead)
-        store(v, i, last, whole, new_v_i)
-        store(v, j, last, whole, new_v_j)
-        store(w, i, last, whole, descended(w_i, u_i, descend))
-        store(w, j, last, whole, descended(w_j, u_j, descend))
+    rows = rows_from(args, hyper, layer, start)
+    w, g, v = own_rows(hyper), own_rows(hyper), own_rows(hyper)
+    for first in range(start + this_lane(), last, STRIDE):
+        load(w, weights, first, last)
+        load(g, gradients, first, last)
+        load(v, exp_avg, first, last)
+        for k in range(ROWS):
+            i = first + k * LANES
+            if i < last:
+                d = lars_gradient(g[k], w[k], rescale, decay, rows, i - start)
+                new_v = rules.momentum_advance(v[k], d, momentum, advance)
+                u = rules.momentum_direction(new_v, d, advance, velocity, lookahead)
+                store(exp_avg, i, new_v)
+                store(weights, i, rules.descend(w[k], u, descend))
 
 
 KERNELS: dict[str, Callable[[Any, Any], None]] = {

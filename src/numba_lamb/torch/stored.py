@@ -1,0 +1,99 @@
+"""What a parameter's state consists of, and how it becomes another precision's."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from numba_lamb.engine.precision import Piece, Precision
+from numba_lamb.layout import LANES
+from numba_lamb.torch.tensors import NUMPY_DTYPES
+
+STATE_DTYPES: dict[np.dtype[Any], torch.dtype] = {
+    # Patterns of 16 bits.
+    np.dtype(np.uint16): torch.bfloat16,
+    np.dtype(np.int16): torch.int16,
+    np.dtype(np.int8): torch.int8,
+    np.dtype(np.uint8): torch.uint8,
+    np.dtype(np.float32): torch.float32,
+    np.dtype(np.float64): torch.float64,
+}
+Pieces = dict[str, Piece]
+
+
+def precision_in(tensor: torch.Tensor, group: Mapping[str, Any]) -> Precision:
+    """Return how a parameter of a group is stored."""
+    return Precision(NUMPY_DTYPES[tensor.dtype], group["master"], group["moments"])
+
+
+def pieces_of(tensor: torch.Tensor, group: Mapping[str, Any], names: Sequence[str]) -> Pieces:
+    """Return what the state of a parameter of a group consists of but its step count, moments first."""
+    return precision_in(tensor, group).state(names, tensor.numel())
+
+
+def shape_of(piece: Piece, tensor: torch.Tensor) -> tuple[int, ...]:
+    """Return the shape of a piece of a parameter's state."""
+    return tuple(tensor.shape) if piece.shaped else (piece.size,)
+
+
+def fitted(
+    given: Mapping[str, torch.Tensor], pieces: Mapping[str, Piece], tensor: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """Return a parameter's state as its pieces are stored, given in any precision; what is missing stays so.
+
+    Moments of 8 bits are read and made in the order of the parameter's memory, to the nearest code.
+    """
+    found = {}
+    for number, (name, piece) in enumerate(pieces.items()):
+        value, scale = given.get(name), given.get(f"{name}_scale")
+        if value is None:
+            continue
+        wanted = STATE_DTYPES[piece.dtype]
+        if value.dtype == wanted:
+            found[name] = value
+        elif f"{name}_scale" in pieces:
+            found |= _coded(name, number, value, tensor)
+        elif value.is_floating_point():
+            found[name] = value.to(wanted)
+        elif scale is not None and value.dtype in (torch.int8, torch.uint8):
+            found[name] = _decoded(value, scale, tensor).to(wanted)
+    return found
+
+
+def _in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a flat copy of a value of a parameter's shape, in the order in which the parameter lies in memory."""
+    ordered = torch.empty_like(tensor, dtype=value.dtype, device=value.device).copy_(value)
+    return ordered.as_strided((ordered.numel(),), (1,))
+
+
+def _like(flat: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    return flat.as_strided(tensor.shape, torch.empty_like(tensor, device="meta").stride())
+
+
+def _rows(scale: torch.Tensor, count: int) -> torch.Tensor:
+    return scale.to(torch.float32).repeat_interleave(LANES)[:count]
+
+
+def _decoded(codes: torch.Tensor, scale: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    flat, signed = _in_memory_order(codes, tensor).to(torch.float32), codes.dtype == torch.int8
+    scales = _rows(scale, flat.numel())
+    root = flat * (1.0 / (127.0 if signed else 255.0))
+    values = root * root.abs() * scales if signed else (root * root) * (root * root) * scales
+    return _like(values, tensor)
+
+
+def _coded(name: str, number: int, value: torch.Tensor, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    flat = _in_memory_order(value.to(torch.float32), tensor)
+    rows = -(-flat.numel() // LANES)
+    padded = torch.zeros(rows * LANES, dtype=torch.float32, device=flat.device)
+    padded[: flat.numel()] = flat
+    scale = padded.reshape(rows, LANES).abs().amax(1) if rows else padded
+    scale = scale.clamp_min(torch.finfo(torch.float32).tiny)
+    share = (flat.abs() / _rows(scale, flat.numel())).sqrt()
+    if number == 0:
+        codes = (share * 127.0).round().to(torch.int8) * flat.sign().to(torch.int8)
+    else:
+        near = (share.sqrt() * 255.0).round()
+        codes = torch.where(flat > 0, near.clamp_min(1.0), near).to(torch.uint8)
+    return {name: _like(codes, tensor), f"{name}_scale": scale}
