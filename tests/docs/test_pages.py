@@ -23,6 +23,7 @@ ELSEWHERE = {
     "checkpoints.md": "test_logging_pages.py",
     "coming-from.md": "test_coming_from.py",
     "gallery.md": "../cli/test_plot.py",
+    "half-precision.md": "test_half_precision.py",
     "logging.md": "test_logging_pages.py",
     "moving-in.md": "test_migration_page.py",
     "trainers.md": "../integrations/test_trainers_page.py",
