@@ -25,7 +25,7 @@ bfloat16 moments      rounded up or down as above; a positive second moment neve
 directions            are made of moments as they are stored, in every pass
 ====================  ==========================================================================
 
-As in the rules, `bits_of` and `float_of`, and `fma`, stand for a target's instructions. Integers are up to 32 bits
+As in the rules, `bits_of`, `float_of` and `multiply` stand for a target's instructions. Integers are up to 32 bits
 in what is wider, hence the masks.
 """
 
@@ -59,6 +59,11 @@ def float_of(bits: Any) -> Any:
 def low(word: Any) -> Any:
     """Return the low 32 bits of an integer, as one of 32 bits: a target computes in no more then."""
     return int(word) & MASK
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """Return a rounded product, which no sum that it feeds may take up: what each target makes sure of."""
+    return a * b
 
 
 # -- 16 bits -------------------------------------------------------------------------------------------------
@@ -198,14 +203,14 @@ def row_scale(largest: Any) -> Any:
 def first_from_code(code: Any, scale: Any) -> Any:
     """Return the first moment of a code from -127 to 127, a float32 number."""
     root = code * float_of(FIRST_UNIT)
-    return root * abs(root) * scale
+    return multiply(root * abs(root), scale)
 
 
 def second_from_code(code: Any, scale: Any) -> Any:
     """Return the second moment of a code from 0 to 255, a float32 number."""
     root = code * float_of(SECOND_UNIT)
     square = root * root
-    return square * square * scale
+    return multiply(square * square, scale)
 
 
 def code_below(root: Any, most: Any) -> Any:
