@@ -44,6 +44,7 @@ ONE = 0x3F80_0000
 FIRST_MOST, SECOND_MOST, FIRST_UNIT, SECOND_UNIT = 0x42FE_0000, 0x437F_0000, 0x3C01_0204, 0x3B80_8081
 # The uses that random bits have.
 MOMENTS, WEIGHTS, SHRUNK = range(3)
+USES = 3
 
 
 def bits_of(x: Any) -> Any:
@@ -139,16 +140,24 @@ def mixed(word: Any) -> Any:
     return low(word ^ (word >> 16))
 
 
-def chunk_key(seed: Any, parameter: Any, step: Any, chunk: Any, use: Any) -> Any:
-    """Return the key of a chunk's random bits, 32 bits; arguments up to 2^63 but for `use`."""
+def layer_key(seed: Any, parameter: Any, step: Any, use: Any) -> Any:
+    """Return what the keys of a layer's chunks are made of, 32 bits; arguments up to 2^63 but for `use`."""
     key = mixed(use + 0x9E37_79B9)
     key = mixed(key ^ low(seed))
     key = mixed(key + low(seed >> 32))
     key = mixed(key ^ low(parameter))
     key = mixed(key ^ low(step))
-    key = mixed(key + low(step >> 32))
-    key = mixed(key ^ low(chunk))
-    return mixed(key + low(chunk >> 32))
+    return mixed(key + low(step >> 32))
+
+
+def key_in_layer(key: Any, chunk: Any) -> Any:
+    """Return the key of a chunk's random bits, given `layer_key`."""
+    return mixed(mixed(key ^ low(chunk)) + low(chunk >> 32))
+
+
+def chunk_key(seed: Any, parameter: Any, step: Any, chunk: Any, use: Any) -> Any:
+    """Return the key of a chunk's random bits, 32 bits; arguments up to 2^63 but for `use`."""
+    return key_in_layer(layer_key(seed, parameter, step, use), chunk)
 
 
 def random_bits(key: Any, place: Any) -> Any:

@@ -180,8 +180,8 @@ def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any
 
 
 @cuda_function
-def note_steps(args: Any, layer: Any, step: Any) -> None:
-    """Note the number of a layer's step for random bits: for none."""
+def make_keys(args: Any, layer: Any, step: Any) -> None:
+    """Write what a layer's random bits are made of in its step `step`: of none."""
 
 
 # -- gradients -----------------------------------------------------------------------------------------------

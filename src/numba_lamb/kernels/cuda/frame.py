@@ -25,7 +25,7 @@ from numba_lamb.kernels.cuda.block import (
     load,
     load_fenced,
     longs,
-    note_steps,
+    make_keys,
     own_rows,
     rules,
     store,
@@ -148,7 +148,7 @@ def open_layer(args: Any, hyper: Any, layer: Any) -> None:
         hyper[row + columns.CORRECTION2] = rules.bias_correction(beta2, step) if corrected else 1.0
         rate *= rules.rate_factor(hyper64_of(args, layer, columns.RATE_CORRECTION), beta1, beta2, step)
     doubles(args, fields.RATES)[layer] = rate
-    note_steps(args, layer, next_step(args, layer))
+    make_keys(args, layer, next_step(args, layer))
 
 
 @cuda_function

@@ -16,6 +16,7 @@ from numba_lamb.kernels.columns import (
     FIRST_8,
     FLOAT16,
     FLOAT32,
+    FLOAT64,
     MASTERED,
     NATIVE,
     SECOND_8,
@@ -23,7 +24,7 @@ from numba_lamb.kernels.columns import (
     SPLIT,
 )
 from numba_lamb.kernels.cuda import fields
-from numba_lamb.kernels.cuda.block import ROWS, STRIDE, WARP, address_of, longs, this_lane
+from numba_lamb.kernels.cuda.block import WARP, address_of, longs, this_lane
 from numba_lamb.kernels.cuda.intrinsics import (
     bits_of,
     float_of,
@@ -40,10 +41,13 @@ from numba_lamb.layout import CHUNK, LANES
 from numba_lamb.numerics import storage as storage_text
 
 STORED = True
+ROWS = 4
+"""Half as many as elsewhere: a value takes up to two registers until it is decoded."""
+STRIDE = ROWS * LANES
 WARPS = LANES // WARP
 PAIRS = 2 * ROWS
 MAXIMA = ROWS * WARPS
-_BYTE, _SIGNED_BYTE, _HALF, _REST = np.uint8(0), np.int8(0), np.uint16(0), np.int16(0)
+_BYTE, _HALF = np.uint8(0), np.uint16(0)
 _SINGLE, _DOUBLE = np.float32(0), np.float64(0)
 
 storage = bind(
@@ -74,35 +78,26 @@ def load(own: Any, array: Any, first: Any, last: Any) -> None:
     if kind == NATIVE:
         for k in range(ROWS):
             own[k] = pointer_to(address, own[0])[min(first + k * LANES, last - 1)]
-    elif kind in (BFLOAT16, SECOND_16, FLOAT16):
+    elif kind == FLOAT32:
         for k in range(ROWS):
-            own[k] = holding(own, low(pointer_to(address, _HALF)[min(first + k * LANES, last - 1)]))
-    elif is_single(own) and kind == SPLIT:
+            own[k] = pointer_to(address, _SINGLE)[min(first + k * LANES, last - 1)]
+    elif kind == FLOAT64:
         for k in range(ROWS):
-            i = min(first + k * LANES, last - 1)
-            own[k] = holding(own, low(pointer_to(address, _HALF)[i]))
-            own[ROWS + k] = holding(own, low(np.int32(pointer_to(other, _REST)[i])))
-    elif is_single(own) and kind == MASTERED:
-        for k in range(ROWS):
-            i = min(first + k * LANES, last - 1)
-            own[k] = holding(own, low(pointer_to(address, _HALF)[i]))
-            own[ROWS + k] = pointer_to(other, _SINGLE)[i]
-    elif is_single(own) and kind == FIRST_8:
-        for k in range(ROWS):
-            i = min(first + k * LANES, last - 1)
-            own[k] = holding(own, low(np.int32(pointer_to(address, _SIGNED_BYTE)[i])))
-            own[ROWS + k] = pointer_to(other, _SINGLE)[i // LANES]
-    elif is_single(own) and kind == SECOND_8:
+            own[k] = pointer_to(address, _DOUBLE)[min(first + k * LANES, last - 1)]
+    elif is_single(own) and kind in (FIRST_8, SECOND_8):
         for k in range(ROWS):
             i = min(first + k * LANES, last - 1)
             own[k] = holding(own, low(pointer_to(address, _BYTE)[i]))
             own[ROWS + k] = pointer_to(other, _SINGLE)[i // LANES]
-    elif kind == FLOAT32:
-        for k in range(ROWS):
-            own[k] = pointer_to(address, _SINGLE)[min(first + k * LANES, last - 1)]
     else:
         for k in range(ROWS):
-            own[k] = pointer_to(address, _DOUBLE)[min(first + k * LANES, last - 1)]
+            own[k] = holding(own, low(pointer_to(address, _HALF)[min(first + k * LANES, last - 1)]))
+        if is_single(own) and kind == SPLIT:
+            for k in range(ROWS):
+                own[ROWS + k] = holding(own, low(pointer_to(other, _HALF)[min(first + k * LANES, last - 1)]))
+        elif is_single(own) and kind == MASTERED:
+            for k in range(ROWS):
+                own[ROWS + k] = pointer_to(other, _SINGLE)[min(first + k * LANES, last - 1)]
 
 
 @cuda_function
@@ -123,13 +118,13 @@ def decode(own: Any, array: Any) -> None:
             own[k] = storage.from_float16(held_in(own[k]))
     elif is_single(own) and kind == SPLIT:
         for k in range(ROWS):
-            own[k] = storage.joined(held_in(own[k]), np.int32(held_in(own[ROWS + k])))
+            own[k] = storage.joined(held_in(own[k]), np.int32(np.int16(held_in(own[ROWS + k]))))
     elif is_single(own) and kind == MASTERED:
         for k in range(ROWS):
             own[k] = storage.mastered(np.float32(own[ROWS + k]), held_in(own[k]))
     elif is_single(own) and kind == FIRST_8:
         for k in range(ROWS):
-            code = np.float32(np.int32(held_in(own[k])))
+            code = np.float32(np.int32(np.int8(held_in(own[k]))))
             own[k] = storage.first_from_code(code, np.float32(own[ROWS + k]))
     elif is_single(own) and kind == SECOND_8:
         for k in range(ROWS):
@@ -141,18 +136,20 @@ def decode(own: Any, array: Any) -> None:
 
 
 @cuda_function
-def note_steps(args: Any, layer: Any, step: Any) -> None:
-    """Note how many steps a layer has taken, which is counted before the step's last kernel runs."""
-    longs(args, fields.TAKEN)[layer] = step - 1
+def make_keys(args: Any, layer: Any, step: Any) -> None:
+    """Write what a layer's random bits are made of in its step `step`, for which it has taken one less."""
+    random, keys = longs(args, fields.RANDOM), longs(args, fields.KEYS)
+    seed = random[layer * columns.KEYS + columns.SEED]
+    parameter = random[layer * columns.KEYS + columns.PARAMETER]
+    for use in range(storage.USES):
+        keys[layer * storage.USES + use] = storage.layer_key(seed, parameter, step - 1, use)
 
 
 @cuda_function
 def key_of(args: Any, layer: Any, start: Any, use: Any) -> Any:
     """Return what the random bits of a chunk are made of, for one use in the step that is being taken."""
-    random = longs(args, fields.RANDOM)
-    seed = random[layer * columns.KEYS + columns.SEED]
-    parameter = random[layer * columns.KEYS + columns.PARAMETER]
-    return storage.chunk_key(seed, parameter, longs(args, fields.TAKEN)[layer], start // CHUNK, use)
+    key = longs(args, fields.KEYS)[layer * storage.USES + use]
+    return storage.key_in_layer(low(key), start // CHUNK)
 
 
 @cuda_function
@@ -180,7 +177,7 @@ def store(array: Any, i: Any, value: Any, key: Any, place: Any) -> None:
         pattern = bits_of(np.float32(value))
         nearest = storage.split_high(pattern)
         pointer_to(address, _HALF)[i] = nearest
-        pointer_to(other, _REST)[i] = storage.split_rest(pattern, nearest)
+        pointer_to(other, _HALF)[i] = storage.split_rest(pattern, nearest)
     elif kind == MASTERED:
         pointer_to(other, _SINGLE)[i] = value
         pointer_to(address, _HALF)[i] = storage.to_float16(np.float32(value))
@@ -224,7 +221,7 @@ def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any
                 half, inverse = half_at(key, i - start, upper), np.float32(1) / scale
                 if kind == FIRST_8:
                     code = storage.code_of_first(np.float32(own[k]), scale, inverse, half)
-                    pointer_to(address, _SIGNED_BYTE)[i] = np.int32(code)
+                    pointer_to(address, _BYTE)[i] = np.int32(code)
                     own[k] = storage.first_from_code(code, scale)
                 else:
                     code = storage.code_of_second(np.float32(own[k]), scale, inverse, half)

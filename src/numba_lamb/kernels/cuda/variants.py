@@ -15,6 +15,8 @@ from numba_lamb.kernels.cuda import block, frame, lans, passes, stored
 _SUFFIX = "_stored"
 _NAMES = (
     "STORED",
+    "ROWS",
+    "STRIDE",
     "array_of",
     "own_rows",
     "load",
@@ -24,7 +26,7 @@ _NAMES = (
     "key_of",
     "store",
     "store_rows",
-    "note_steps",
+    "make_keys",
 )
 
 
