@@ -55,8 +55,8 @@ from numba_lamb.layout import LANES
     LAST_BUCKET,
     # Which generation of the tables this args is of.
     GENERATION,
-    # Tables of kernels that read arrays in other formats, by layer (int64): those formats, what random bits are made
-    # of, and what they are made of in this step, by use.
+    # Tables of kernels that read arrays in other formats, by layer (int64): those formats, what random bits are
+    # made of, and what they are made of in this step, by use.
     FORMATS,
     RANDOM,
     KEYS,

@@ -50,9 +50,7 @@ MAXIMA = ROWS * WARPS
 _BYTE, _HALF = np.uint8(0), np.uint16(0)
 _SINGLE, _DOUBLE = np.float32(0), np.float64(0)
 
-storage = bind(
-    storage_text, cuda_function, bits_of=bits_of, float_of=float_of, low=low, multiply=multiply
-)
+storage = bind(storage_text, cuda_function, bits_of=bits_of, float_of=float_of, low=low, multiply=multiply)
 
 
 @cuda_function

@@ -10,7 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from numba_lamb._compile import cuda_function
-from numba_lamb.kernels.cuda import block, frame, lans, passes, stored
+from numba_lamb.kernels.cuda import frame, lans, passes, stored
 
 _SUFFIX = "_stored"
 _NAMES = (
@@ -33,7 +33,8 @@ _NAMES = (
 def _made_anew(module: ModuleType) -> dict[str, Callable[[Any, Any], None]]:
     """Return the kernels of a module that use any of those names, directly or not, by their names."""
     scope = {**vars(module), **{name: getattr(stored, name) for name in _NAMES}}
-    changed, kernels = set(_NAMES), {}
+    changed: set[str] = set(_NAMES)
+    kernels: dict[str, Callable[[Any, Any], None]] = {}
     for name, value in vars(module).items():
         text = getattr(value, "py_func", value)
         if not isinstance(text, FunctionType) or text.__module__ != module.__name__:
@@ -48,5 +49,7 @@ def _made_anew(module: ModuleType) -> dict[str, Callable[[Any, Any], None]]:
     return kernels
 
 
-STORED_KERNELS = {name: kernel for module in (frame, lans, passes) for name, kernel in _made_anew(module).items()}
+STORED_KERNELS = {
+    name: kernel for module in (frame, lans, passes) for name, kernel in _made_anew(module).items()
+}
 """By the names of those whose place they take."""
