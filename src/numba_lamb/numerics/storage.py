@@ -223,8 +223,10 @@ def second_from_code(code: Any, scale: Any) -> Any:
 
 
 def code_below(root: Any, most: Any) -> Any:
-    """Return the code at or below a root in units of codes, and below the largest code."""
-    return min(np.float32(np.int32(root)), most - float_of(ONE))
+    """Return the code at or below a root in units of codes, and below the largest code; 0 for a NaN."""
+    # Processors convert a NaN to different integers.
+    number = root if root == root else float_of(0)
+    return min(np.float32(np.int32(number)), most - float_of(ONE))
 
 
 def code_between(size: Any, below: Any, above: Any, code: Any, chance: Any) -> Any:
@@ -243,7 +245,8 @@ def code_of_first(m: Any, scale: Any, inverse: Any, chance: Any) -> Any:
     code = code_below(math.sqrt(size * inverse) * most, most)
     below, above = first_from_code(code, scale), first_from_code(code + float_of(ONE), scale)
     found = code_between(size, below, above, code, chance)
-    return -found if m < 0 else found
+    # Not minus 0, which a byte does not tell from 0.
+    return float_of(0) - found if m < 0 else found
 
 
 def code_of_second(v: Any, scale: Any, inverse: Any, chance: Any) -> Any:
