@@ -57,9 +57,6 @@ class Plan:
     grad_scale, found_inf : Any
         What a loss scaler says of the next step: on the CPU numbers, on a GPU the addresses of float32 values,
         0 for none.
-    exchange : callable or None
-        Called in every step between the passes that add up squares and those that need the norms, when each
-        bucket's ``sums`` are known: it may change ``all_sums``. A step is no longer whole if it raises.
     """
 
     method: Method
@@ -72,7 +69,6 @@ class Plan:
     loss_scale: float = 1.0
     grad_scale: Any = 0
     found_inf: Any = 0
-    exchange: Callable[[], object] | None = None
 
 
 class Backend(ABC):
@@ -126,6 +122,18 @@ class Backend(ABC):
     @abstractmethod
     def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
         """Take the step that was prepared; what is `between` belongs to the update and runs no Python."""
+
+    def whole_state(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
+        """Return what a step left behind of all layers, as `Bucket.full` knows it; not copied."""
+        return bucket.saved()
+
+    def whole_blank(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
+        """Return arrays of the form of `whole_state`, to be filled and taken."""
+        return bucket.blank()
+
+    def take_state(self, bucket: Bucket, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `whole_state` returned."""
+        bucket.restore(values)
 
     @abstractmethod
     def counters(self) -> tuple[int, int]:

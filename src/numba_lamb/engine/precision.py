@@ -29,7 +29,11 @@ class Piece(NamedTuple):
     size: int
     column: int
     shaped: bool
-    """Whether it has the parameter's shape."""
+    """Whether it has the parameter's shape, and not one value for a row of 128 elements."""
+
+    def before(self, first: int) -> int:
+        """Return how many bytes there would be before a layer's element `first`, a multiple of 128."""
+        return (first if self.shaped else first // LANES) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,6 @@ class CudaBackend(Backend):
 
     def place(self, plan: Plan) -> None:
         """Make the rates' tables, load kernels, tell the buckets what never changes, and wait for all of it."""
-        if plan.exchange is not None:
-            raise ValueError("exchange must be None for arrays on a GPU, whose passes are queued as one")
         buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CudaBucket)]
         with self._device.current():
             # Nothing is under way after this, so that what is replaced can be given back.
@@ -250,7 +248,7 @@ class CudaBackend(Backend):
             kernels += [(bucket, "scale_gradients") for bucket in self._buckets]
         method = self._plan.method
         for bucket in self._buckets:
-            for one in (*method.sum_passes, *method.update_passes):
+            for one in method.passes:
                 if not one.when or getattr(bucket, one.when):
                     kernels.append((bucket, one.kernel))
         return kernels

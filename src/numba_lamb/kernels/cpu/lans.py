@@ -281,11 +281,11 @@ def lans_squares(
 
 
 @cpu_kernel
-def lans_normalize(addresses: Any, first_chunk: Any, sums: Any, norms: Any, scales: Any) -> None:
+def lans_normalize(addresses: Any, all_first_chunk: Any, all_sums: Any, norms: Any, scales: Any) -> None:
     """Finish each layer's gradient norm."""
     mode = enter_ieee()
     for layer in range(norms.shape[0]):
-        normalize_layer(layer, addresses, first_chunk, sums, norms, scales)
+        normalize_layer(layer, addresses, all_first_chunk, all_sums, norms, scales)
     leave_ieee(mode)
 
 

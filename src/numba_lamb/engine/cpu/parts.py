@@ -1,0 +1,177 @@
+"""PartBackend: a step on layers of which each rank has a part, with the norms of the whole."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numba_lamb.comm import Comm, CommError, Disagreement
+from numba_lamb.engine.agreement import Agreement, digest
+from numba_lamb.engine.cpu.backend import CpuBackend
+from numba_lamb.engine.cpu.bucket import CpuBucket
+from numba_lamb.engine.interface import Plan
+from numba_lamb.kernels.cpu import launch
+from numba_lamb.kernels.cpu.threads import usable_cpus
+from numba_lamb.memory.gradients import Held
+from numba_lamb.methods.passes import Pass
+from numba_lamb.sharding import Division
+
+_BROKEN = (
+    "a step failed or was interrupted halfway, and ranks may not be at one step; load a checkpoint into a new "
+    "optimizer"
+)
+
+
+class _Failed(Exception):
+    """An error that the other ranks were told of."""
+
+
+class PartBackend(CpuBackend):
+    """Runs steps on the CPU, and has ranks tell each other the sums of their chunks.
+
+    Parameters
+    ----------
+    num_threads : int or None
+        CPU threads; by default no more than there are CPUs for each rank.
+    comm : Comm
+        The ranks.
+    """
+
+    def __init__(self, num_threads: int | None, comm: Comm) -> None:
+        if num_threads is None:
+            num_threads = max(1, min(launch.thread_count(None), usable_cpus() // comm.sharing))
+        super().__init__(num_threads)
+        self.comm = comm
+        self._agreement = Agreement(comm)
+        self._layers = self._options = b""
+        self._broken = ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("an optimizer that ranks share cannot be copied or pickled; use its state_dict")
+
+    def place(self, plan: Plan) -> None:
+        """Get ready for a plan that is new, or whose buckets, groups or method are."""
+        super().place(plan)
+        self._layers = digest(
+            plan.method.name,
+            [(layer.name, layer.shape, str(layer.dtype), layer.group) for layer in plan.layout.layers],
+        )
+
+    def columns_changed(self) -> None:
+        """Have the next step write rates, decays and the gradients' factors anew."""
+        super().columns_changed()
+        self._options = digest(
+            self._plan.nonfinite,
+            *(bucket.hyper64.tobytes() for bucket in self._buckets),
+            *(bucket.random.tobytes() for bucket in self._buckets),
+        )
+
+    # -- the step ------------------------------------------------------------------------------------------
+
+    def prepare(self, read: Callable[[], Held], stream: object = None) -> bool:
+        """Write all that the next step depends on, and return whether it can be taken, alike on all ranks."""
+        self.check_whole()
+        self._broken = _BROKEN
+        try:
+            passed = self._prepared(read, stream)
+        except (Disagreement, FloatingPointError, _Failed) as error:
+            # All ranks are still at one step.
+            self._broken = ""
+            if isinstance(error, _Failed):
+                raise error.args[0] from None
+            raise
+        self._broken = ""
+        return passed
+
+    def _prepared(self, read: Callable[[], Held], stream: object) -> bool:
+        held = None
+        try:
+            if not self._plan.found_inf:
+                held = self._look(read, stream)
+        except BaseException as error:
+            self._agreement.fail(error)
+            raise _Failed(error) from None
+        given = np.zeros(len(self._plan.placement), dtype=np.bool_) if held is None else held.found != 0
+        given, skips = self._agreement.reach(self._facts(given, held is None), given, held is None)
+        if skips:
+            self._counters.skip()
+            return False
+        assert held is not None
+        self._enter(held, given)
+        passed = self._inspect()
+        if passed:
+            self._held, self._found = held, given.astype(np.int64)
+        return passed
+
+    def _facts(self, given: NDArray[np.bool_], skips: bool) -> dict[str, bytes]:
+        """Return what must be the same on all ranks."""
+        return {
+            "the layers": self._layers,
+            "the number of steps": digest(self.counters()),
+            "options": self._options,
+            "learning rates and weight decays": digest(None if skips else self._written),
+            "the loss scale": digest(None if skips else self._scale),
+            "which parameters have gradients": digest(None if skips else given.tobytes()),
+        }
+
+    def _enter(self, held: Held, given: NDArray[np.bool_]) -> None:
+        """Get hold of the gradients, of which all ranks together have those that are `given`."""
+
+    def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
+        """Update and count all layers; if this is interrupted or fails, the optimizer cannot be used any more."""
+        self._broken = _BROKEN
+        self._take(between)
+        self._broken = ""
+
+    def _take(self, between: Sequence[Callable[[], Any]]) -> None:
+        super().commit(between)
+
+    def check_whole(self) -> None:
+        """Raise if a step was not finished, and state is worth nothing."""
+        if self._broken:
+            raise CommError(self._broken)
+
+    # -- passes --------------------------------------------------------------------------------------------
+
+    def _parts_of(self, passes: Sequence[Pass]) -> list[list[Pass]]:
+        """Return the passes, cut where the next one over layers needs sums of all ranks."""
+        parts: list[list[Pass]] = [[]]
+        for one in passes:
+            if one.when and not any(getattr(bucket, one.when) for bucket in self._buckets):
+                continue
+            if one.unit == "layer" and any(earlier.writes for earlier in parts[-1]):
+                parts.append([])
+            parts[-1].append(one)
+        return parts
+
+    def _meet(self, written: Sequence[int], looked: bool) -> None:
+        """Have all ranks know the sums in these columns, and what a finite check found if they looked."""
+        parts = []
+        for bucket in self._buckets:
+            parts += [bucket.sums[:, column] for column in written]
+            if looked:
+                parts.append(bucket.nonfinite.astype(np.float64))
+        own = np.concatenate(parts) if parts else np.zeros(0)
+        kinds, size = len(written) + looked, self.comm.size
+        counts = [sum(len(_divided(bucket).own[rank]) for bucket in self._buckets) for rank in range(size)]
+        room = kinds * max(counts)
+        sent, told = np.zeros(room), np.zeros((size, room))
+        sent[: len(own)] = own
+        self.comm.all_gather(told.view(np.uint8), sent.view(np.uint8))()
+        # Where several ranks have the same chunks, the first one's sums are taken by all.
+        for rank in reversed(range(size)):
+            at = 0
+            for bucket in self._buckets:
+                numbers = _divided(bucket).own[rank]
+                for column in written:
+                    bucket.all_sums[numbers, column] = told[rank, at : at + len(numbers)]
+                    at += len(numbers)
+                if looked:
+                    bucket.all_nonfinite[numbers] = told[rank, at : at + len(numbers)]
+                    at += len(numbers)
+
+
+def _divided(bucket: CpuBucket) -> Division:
+    assert bucket.division is not None
+    return bucket.division
