@@ -1,4 +1,4 @@
-"""Ranks that are threads of one process: what `numba_lamb.comm.Comm` asks of a library, in order and by barriers."""
+"""Ranks that are threads of one process."""
 
 import threading
 from collections.abc import Callable

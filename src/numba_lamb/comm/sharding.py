@@ -64,13 +64,18 @@ class Sharding:
             return Alone()
         if type(self.comm).__module__.partition(".")[0] == "mpi4py":
             return MpiComm(self.comm, self.timeout)
-        if hasattr(self.comm, "reduce_scatter") and hasattr(self.comm, "sharing"):
+        if is_comm(self.comm):
             found: Comm = self.comm
             return found
         raise TypeError(
             f"comm must be a communicator of mpi4py, a Sharding or None, got a {kind_of(self.comm)}; for "
             "torch.distributed there are numba_lamb.torch.ShardedLamb and its like"
         )
+
+
+def is_comm(comm: object) -> bool:
+    """Return whether an object has what a `Comm` has."""
+    return all(hasattr(comm, name) for name in ("sharing", "all_gather", "reduce_scatter", "all_to_all"))
 
 
 def sharding_of(comm: object) -> Sharding | None:

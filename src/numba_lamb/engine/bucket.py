@@ -15,6 +15,7 @@ from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.methods.options import Row
 from numba_lamb.numerics import rules
+from numba_lamb.sharding import Division
 
 
 class Bucket(ABC):
@@ -53,6 +54,8 @@ class Bucket(ABC):
         self.precisions = [precisions[k] for k in self.indices]
         """How each layer is stored."""
         self.layers = [layout.layers[k] for k in self.indices]
+        self.division: Division | None = None
+        """How ranks have the layers, None where there is one."""
         self.runs = runs
         """First element and end of what there is of each layer; None for all."""
         self.state = FlatState(self.layers, self.precisions, state_names, runs)

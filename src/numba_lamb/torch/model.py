@@ -20,7 +20,7 @@ from numba_lamb.engine.precision import Precision, precision_of
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
-from numba_lamb.layout import FlatLayout, Layer, arithmetic_of
+from numba_lamb.layout import LANES, FlatLayout, Layer, arithmetic_of
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.memory.arrays import Storage
 from numba_lamb.memory.gradients import Held
@@ -31,7 +31,7 @@ from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
-from numba_lamb.torch.stored import pieces_of
+from numba_lamb.torch.stored import in_memory_order, pieces_of
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
     check_gradient,
@@ -86,27 +86,39 @@ class Model:
         groups: Sequence[Mapping[str, Any]],
     ) -> None:
         self._groups = groups
-        self._pieces = [pieces_of(member.tensor, groups[member.group], flat.names) for member in members]
-        flat.stored = {
-            member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
-        }
-        found = [
-            flat.values(member.name, member.tensor, pieces, state.get(member.tensor, {}))
-            for member, pieces in zip(members, self._pieces, strict=True)
-        ]
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
         self._dense = [
             member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
             for member in members
         ]
+        self.members = list(members)
         self._strided = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
         self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
+        self.forms = [self._form(k) for k in range(len(members))]
+        """What there is of each member here, whose form its state has: itself, or a run of its memory."""
+        self.pieces = [
+            pieces_of(form, groups[member.group], flat.names)
+            for member, form in zip(members, self.forms, strict=True)
+        ]
+        """What the state of each consists of."""
+        flat.stored = {
+            member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
+        }
+        found = [
+            flat.values(member.name, form, pieces, self._cut(k, state.get(member.tensor, {})))
+            for k, (member, form, pieces) in enumerate(zip(members, self.forms, self.pieces, strict=True))
+        ]
         self.steps = flat.adopt(
-            [member.tensor for member in members], self._pieces, found, *self._step_places(), state
+            [member.tensor for member in members],
+            self.forms,
+            self.pieces,
+            found,
+            *self._step_places(),
+            state,
         )
         """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
-        self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
+        self._tensors, self._sizes = list(tensors), list(sizes)
         self._own = [member.tensor for member in members]
         self._inactive = _complement(len(tensors), [member.place for member in members])
         self._places = [member.place for member in members] if self._inactive else None
@@ -183,6 +195,51 @@ class Model:
         group = self._groups[parameter.group]
         return precision_of(parameter.name, parameter.storage.dtype, group["master"], group["moments"])
 
+    def run(self, k: int) -> tuple[int, int] | None:
+        """Return first element and end of what there is here of a member's memory; None for all."""
+        bucket, row = self.placement[k]
+        return None if bucket.runs is None else bucket.runs[row]
+
+    def rank_run(self, k: int, rank: int, shaped: bool) -> tuple[int, int]:
+        """Return a rank's run of a member: elements, or rows of 128."""
+        bucket, row = self.placement[k]
+        division = bucket.division
+        first, last = (0, 0) if division is None else division.runs(rank)[row]
+        return (first, last) if shaped else (first // LANES, -(-last // LANES))
+
+    def whole(self, k: int, name: str, dtype: torch.dtype) -> Tensor:
+        """Return a tensor for all of a member's state."""
+        dense = self._dense[k]
+        if self.pieces[k][name].shaped:
+            return torch.empty_like(dense.detach(), dtype=dtype)
+        return torch.empty(-(-dense.numel() // LANES), dtype=dtype)
+
+    def has_late(self) -> bool:
+        """Return whether a parameter requires gradients that had no part so far."""
+        return any(self._tensors[place].requires_grad for place in self._inactive)
+
+    def _form(self, k: int) -> Tensor:
+        run, dense = self.run(k), self._dense[k]
+        if run is None:
+            return self.members[k].tensor
+        return dense.detach().as_strided((dense.numel(),), (1,))[run[0] : run[1]]
+
+    def _cut(self, k: int, held: Any) -> Any:
+        """Return the run of a member's state that is here, where somebody put there that of all of it."""
+        run, dense = self.run(k), self._dense[k]
+        if run is None or not isinstance(held, Mapping):
+            return held
+        rows, own = -(-dense.numel() // LANES), slice(run[0] // LANES, -(-run[1] // LANES))
+        found = dict(held)
+        for name, value in held.items():
+            if not isinstance(value, Tensor) or name == "step":
+                continue
+            if name.endswith("_scale") and value.shape == (rows,):
+                found[name] = value[own]
+            elif value.shape == dense.shape:
+                found[name] = in_memory_order(value, dense)[slice(*run)]
+        return found
+
     def _check_strided(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
         for k in self._strided:
@@ -220,8 +277,10 @@ class Model:
     def _point_at_state(self) -> None:
         for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
             for k, row in zip(indices, rows_of.tolist(), strict=True):
-                for name, piece in self._pieces[k].items():
-                    bucket.addresses[row, piece.column] = tensors_.address_of(self._state[self._own[k]][name])
+                first = 0 if bucket.runs is None else bucket.runs[row][0]
+                for name, piece in self.pieces[k].items():
+                    address = tensors_.address_of(self._state[self._own[k]][name])
+                    bucket.addresses[row, piece.column] = address - piece.before(first)
 
     def _write_keys(self) -> None:
         """Have random bits follow a parameter's place among all, which does not change when others join."""
@@ -231,6 +290,8 @@ class Model:
     def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
         """Write every layer's options, or raise before anything is written."""
         centralized = tuple(index for index, group in enumerate(groups) if group["grad_centralization"])
+        for bucket in self.buckets:
+            bucket.check_whole(centralized)
         for k, layer in enumerate(self.layout.layers):
             if layer.group in centralized:
                 check_rows(layer)
@@ -338,19 +399,23 @@ class Model:
     def gather(self, step: "Step") -> None:
         """Copy those parameters together that have gaps in their memory."""
         for k in self._strided:
-            if step.gradients[k] is not None:
+            if self._is_changed(k, step):
                 self._dense[k].copy_(self._own[k].detach())
 
     def scatter(self, step: "Step") -> list[Callable[[], Any]]:
         """Return what copies those parameters back."""
-        strided = (k for k in self._strided if step.gradients[k] is not None)
+        strided = (k for k in self._strided if self._is_changed(k, step))
         return [partial(self._targets[k].copy_, self._dense[k]) for k in strided]
+
+    def _is_changed(self, k: int, step: "Step") -> bool:
+        # Other ranks may have a gradient that this one has not.
+        return step.gradients[k] is not None or self.run(k) is not None
 
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""
         own = self._own
         if not step.found.all():
-            own = [own[k] for k, gradient in enumerate(step.gradients) if gradient is not None]
+            own = [own[k] for k in range(len(own)) if self._is_changed(k, step)]
         torch.autograd.graph.increment_version(own)
 
 

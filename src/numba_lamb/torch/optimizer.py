@@ -203,7 +203,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for index in range(len(self.param_groups)):
             for name, tensor in self._names_in(index):
                 gradient = gradients[place]
-                if gradient is not None or self.state.get(tensor):
+                if self._takes_part(tensor, gradient):
                     name = name if name not in names else f"{name} of group {index}, number {place}"
                     names.add(name)
                     check_parameter(name, tensor)
@@ -230,6 +230,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             model.keep_norms(older)
         self._model, self._written, self._follows = model, [], False
         return model
+
+    def _takes_part(self, tensor: Tensor, gradient: Tensor | None) -> bool:
+        """Return whether a parameter is to have state."""
+        return gradient is not None or bool(self.state.get(tensor))
 
     def _backend_for(self, device: torch.device | None) -> Backend:
         if self._backend is None or device != self._backend_is_on:

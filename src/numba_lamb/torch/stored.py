@@ -61,7 +61,7 @@ def fitted(
     return found
 
 
-def _in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """Return a flat copy of a value of a parameter's shape, in the order in which the parameter lies in memory."""
     ordered = torch.empty_like(tensor, dtype=value.dtype, device=value.device).copy_(value)
     return ordered.as_strided((ordered.numel(),), (1,))
@@ -76,7 +76,7 @@ def _rows(scale: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _decoded(codes: torch.Tensor, scale: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    flat, signed = _in_memory_order(codes, tensor).to(torch.float32), codes.dtype == torch.int8
+    flat, signed = in_memory_order(codes, tensor).to(torch.float32), codes.dtype == torch.int8
     scales = _rows(scale, flat.numel())
     root = flat * (1.0 / (127.0 if signed else 255.0))
     values = root * root.abs() * scales if signed else (root * root) * (root * root) * scales
@@ -84,7 +84,7 @@ def _decoded(codes: torch.Tensor, scale: torch.Tensor, tensor: torch.Tensor) -> 
 
 
 def _coded(name: str, number: int, value: torch.Tensor, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    flat = _in_memory_order(value.to(torch.float32), tensor)
+    flat = in_memory_order(value.to(torch.float32), tensor)
     rows = -(-flat.numel() // LANES)
     padded = torch.zeros(rows * LANES, dtype=torch.float32, device=flat.device)
     padded[: flat.numel()] = flat

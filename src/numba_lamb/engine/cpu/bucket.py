@@ -52,7 +52,6 @@ class CpuBucket(Bucket):
         runs = None if division is None else division.runs(rank)
         super().__init__(layout, dtype, parameters, precisions, state_names, runs)
         self.division = division
-        """How ranks have the layers, None where there is one."""
         count = len(self.layers)
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)

@@ -127,6 +127,13 @@ class PartBackend(CpuBackend):
     def _take(self, between: Sequence[Callable[[], Any]]) -> None:
         super().commit(between)
 
+    def tell(self, error: BaseException) -> None:
+        """Tell the other ranks of an error that keeps this one from a step."""
+        self.check_whole()
+        self._broken = _BROKEN
+        self._agreement.fail(error)
+        self._broken = ""
+
     def check_whole(self) -> None:
         """Raise if a step was not finished, and state is worth nothing."""
         if self._broken:

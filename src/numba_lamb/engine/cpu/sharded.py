@@ -151,6 +151,14 @@ class ShardedBackend(PartBackend):
         assert bucket.division is not None
         return FlatState(bucket.layers, bucket.precisions, bucket.state.moments, bucket.division.runs(rank))
 
+    def forget(self) -> None:
+        """Have all layers be cut anew: state is about to be replaced."""
+        self._cuts, self._broken = {}, ""
+
+    def cut_as(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Have a layer be cut so."""
+        self._cuts[name] = starts, stops
+
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
         self._traffic = [
