@@ -22,6 +22,8 @@ KIND = "numba-lamb training"
 def save(path: checkpoint.Path, optimizer: Optimizer) -> None:
     """Write an optimizer's parameters and state to one file, replacing what was there in one step.
 
+    Where ranks share the state, each of them calls it, the first one writes, and it returns once the file is there.
+
     Parameters
     ----------
     path : str, bytes or path-like
@@ -68,14 +70,15 @@ def save(path: checkpoint.Path, optimizer: Optimizer) -> None:
             parameter.name: optimizer._backend.values_of(parameter) for parameter in optimizer._parameters
         }
         tree = {"kind": KIND, "params": values, "optimizer": optimizer.state_dict()}
-        checkpoint.save(path, tree)
+        optimizer._backend.on_one(partial(checkpoint.save, path, tree))
 
 
 def load(path: checkpoint.Path, optimizer: Optimizer) -> None:
     """Put back what `save` wrote: parameters, in place in the arrays of `optimizer`, and its state.
 
     All is checked before anything changes. Ctrl-C finds both as they were, or both as in the file; only on a GPU
-    it may find some parameters written.
+    it may find some parameters written. Where ranks share the state, each of them calls it, with a file that any
+    number of ranks wrote.
 
     Parameters
     ----------
@@ -96,14 +99,14 @@ def load(path: checkpoint.Path, optimizer: Optimizer) -> None:
         Nothing has changed then.
     """
     _check_optimizer(optimizer)
-    tree = checkpoint.load(path)
+    tree = optimizer._backend.on_all(partial(checkpoint.load, path))
     if tree.get("kind") != KIND or {*tree} != {"kind", "params", "optimizer"}:
         way = "; load it with checkpoint.load and load_state_dict" if "optimizer" in tree else ""
         raise ValueError(
             f"{_shown(path)} must be a file of numba_lamb.save, with parameters and optimizer{way}"
         )
     with optimizer._lock:
-        saved = _checked(path, tree["params"], optimizer)
+        saved = optimizer._backend.on_all(partial(_checked, path, tree["params"], optimizer))
         writes: list[Callable[[], Any]] = [
             optimizer._backend.writer(parameter, saved[parameter.name]) for parameter in optimizer._parameters
         ]

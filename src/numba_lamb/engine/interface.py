@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held, Reader
 from numba_lamb.methods.options import Method, Statistic
 from numba_lamb.rates import Rate
+
+
+_Result = TypeVar("_Result")
 
 
 class Groups(Protocol):
@@ -130,6 +133,14 @@ class Backend(ABC):
     def whole_blank(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
         """Return arrays of the form of `whole_state`, to be filled and taken."""
         return bucket.blank()
+
+    def on_one(self, work: Callable[[], object]) -> None:
+        """Do `work` on one of all ranks; raise on every rank if it fails."""
+        work()
+
+    def on_all(self, work: Callable[[], _Result]) -> _Result:
+        """Do `work` on every rank, and raise on every rank if it fails on any."""
+        return work()
 
     def take_state(self, bucket: Bucket, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `whole_state` returned."""

@@ -36,7 +36,17 @@ class Part(torch.Tensor):
     def __deepcopy__(self, memo: dict[int, Any]) -> "Part":
         return Part.of(self.plain.clone(), self.first, self.whole)
 
+    def __reduce_ex__(self, protocol: object) -> Any:
+        return rebuilt, (self.plain, self.first, self.whole)
+
+    def __repr__(self, *, tensor_contents: object = None) -> str:
+        return f"Part({self.plain!r}, first={self.first}, whole={self.whole})"
+
     # -- what torch.distributed.checkpoint asks for --------------------------------------------------------------
+
+    def size(self, dim: int | None = None) -> Any:
+        """Return the size of the longer tensor, which a checkpoint's is compared with."""
+        return torch.Size([self.whole]) if dim is None else self.whole
 
     def __create_chunk_list__(self) -> list[Any]:
         from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
@@ -63,5 +73,10 @@ class Part(torch.Tensor):
         return self.plain
 
 
+def rebuilt(values: torch.Tensor, first: int, whole: int) -> Part:
+    """Return a part that was pickled."""
+    return Part.of(values, first, whole)
+
+
 # So that torch.load(weights_only=True) takes a file of them.
-torch.serialization.add_safe_globals([Part])
+torch.serialization.add_safe_globals([rebuilt])

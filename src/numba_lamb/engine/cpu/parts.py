@@ -1,7 +1,7 @@
 """PartBackend: a step on layers of which each rank has a part, with the norms of the whole."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ _BROKEN = (
     "a step failed or was interrupted halfway, and ranks may not be at one step; load a checkpoint into a new "
     "optimizer"
 )
+
+
+_Result = TypeVar("_Result")
 
 
 class _Failed(Exception):
@@ -133,6 +136,20 @@ class PartBackend(CpuBackend):
         self._broken = _BROKEN
         self._agreement.fail(error)
         self._broken = ""
+
+    def on_one(self, work: Callable[[], object]) -> None:
+        """Do `work` on the first rank; raise on every rank if it fails."""
+        self.on_all(work if self.comm.rank == 0 else int)
+
+    def on_all(self, work: Callable[[], _Result]) -> _Result:
+        """Do `work` on every rank, and raise on every rank if it fails on any."""
+        try:
+            found = work()
+        except BaseException as error:
+            self.tell(error)
+            raise
+        self._agreement.reach({}, np.zeros(0, dtype=np.bool_))
+        return found
 
     def check_whole(self) -> None:
         """Raise if a step was not finished, and state is worth nothing."""
