@@ -1,4 +1,4 @@
-"""Train the handwritten digits with NumPy on several processes of MPI; go on on any number of them."""
+"""Train the handwritten digits with NumPy on several processes of MPI; resume on any number."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Train the handwritten digits on several processes that share the optimizer's state; go on on any number of them."""
+"""Train the handwritten digits on several processes that share the optimizer's state; resume on any number."""
 
 import argparse
 from pathlib import Path
@@ -18,8 +18,8 @@ def main() -> None:
     """Train, save, and tell the accuracy on held-out digits."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of this run")
-    parser.add_argument("--checkpoint", type=Path, default=Path("sharded-torch"), help="a folder")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint")
+    parser.add_argument("--checkpoint", type=Path, default=Path("sharded-torch"), help="a folder of them")
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     options = parser.parse_args()
 
     dist.init_process_group("gloo")
@@ -33,7 +33,8 @@ def main() -> None:
     start = 0
     if options.resume:
         state = {"step": 0, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-        dcp.load(state, checkpoint_id=options.checkpoint)
+        last = max(options.checkpoint.iterdir(), key=lambda folder: int(folder.name))
+        dcp.load(state, checkpoint_id=last)
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
 
@@ -47,7 +48,7 @@ def main() -> None:
 
     step = start + options.steps
     state = {"step": step, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    dcp.save(state, checkpoint_id=options.checkpoint)
+    dcp.save(state, checkpoint_id=options.checkpoint / str(step))
     found = model(torch.from_numpy(digits.held_out_inputs)).argmax(dim=1).numpy()
     kept = sum(value.nbytes for entry in optimizer.state.values() for value in entry.values())
     if rank == 0:

@@ -22,7 +22,7 @@ KIND = "numba-lamb training"
 def save(path: checkpoint.Path, optimizer: Optimizer) -> None:
     """Write an optimizer's parameters and state to one file, replacing what was there in one step.
 
-    Where ranks share the state, each of them calls it, the first one writes, and it returns once the file is there.
+    Where ranks share the state, each of them calls it, and the first one writes before any returns.
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ def cut(table: ChunkTable, ranks: int, whole: Collection[int] = ()) -> Division:
 def _outside(border: int, first_chunk: Int64, whole: Collection[int]) -> int:
     """Return the border between chunks that is nearest and not inside of a layer that must stay whole."""
     layer = int(np.searchsorted(first_chunk, border, side="right")) - 1
-    if layer not in whole:
+    if layer not in whole or border >= first_chunk[-1]:
         return border
     start, stop = int(first_chunk[layer]), int(first_chunk[layer + 1])
     return start if border - start <= stop - border else stop

@@ -17,7 +17,6 @@ from numba_lamb.memory.gradients import Held, Reader
 from numba_lamb.methods.options import Method, Statistic
 from numba_lamb.rates import Rate
 
-
 _Result = TypeVar("_Result")
 
 

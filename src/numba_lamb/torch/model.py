@@ -28,6 +28,7 @@ from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
+from numba_lamb.torch.dtensors import is_dtensor, like, local_of
 from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
 from numba_lamb.torch.state import FlatState
@@ -72,6 +73,8 @@ class Model:
         The backend's `new_bucket`.
     groups : sequence of mapping
         The groups, which say how parameters are stored.
+    flat_parts : bool
+        Whether the state of a part of a parameter is flat; else it has the form of a DTensor's piece.
     """
 
     def __init__(
@@ -84,15 +87,19 @@ class Model:
         flat: FlatState,
         make_bucket: Callable[..., Bucket],
         groups: Sequence[Mapping[str, Any]],
+        flat_parts: bool,
     ) -> None:
-        self._groups = groups
+        self._groups, self._flat_parts = groups, flat_parts
+        self.has_pieces = any(is_dtensor(member.tensor) for member in members)
+        """Whether there is only a piece of some parameters here."""
+        self._firsts = np.zeros(len(members), dtype=np.int64)
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
+        self._local = [local_of(member.tensor) for member in members]
         self._dense = [
-            member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
-            for member in members
+            local.detach() if is_plain(local) else torch.empty_like(local.detach()) for local in self._local
         ]
         self.members = list(members)
-        self._strided = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
+        self._strided = [k for k, local in enumerate(self._local) if not is_plain(local)]
         self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
         self.forms = [self._form(k) for k in range(len(members))]
         """What there is of each member here, whose form its state has: itself, or a run of its memory."""
@@ -115,6 +122,7 @@ class Model:
             found,
             *self._step_places(),
             state,
+            like,
         )
         """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
@@ -122,10 +130,10 @@ class Model:
         self._own = [member.tensor for member in members]
         self._inactive = _complement(len(tensors), [member.place for member in members])
         self._places = [member.place for member in members] if self._inactive else None
-        self._weights = Places(self._own)
+        self._weights = Places(self._local)
         self._gradients = TensorReader(torch, [*map(form_of, self._dense)], fields_of(torch))
         self._found = np.zeros(len(members), dtype=np.int64)
-        self._targets = {k: self._own[k].detach() for k in self._strided}
+        self._targets = {k: self._local[k].detach() for k in self._strided}
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
@@ -220,8 +228,8 @@ class Model:
 
     def _form(self, k: int) -> Tensor:
         run, dense = self.run(k), self._dense[k]
-        if run is None:
-            return self.members[k].tensor
+        if run is None or not self._flat_parts:
+            return self._local[k]
         return dense.detach().as_strided((dense.numel(),), (1,))[run[0] : run[1]]
 
     def _cut(self, k: int, held: Any) -> Any:
@@ -229,6 +237,8 @@ class Model:
         run, dense = self.run(k), self._dense[k]
         if run is None or not isinstance(held, Mapping):
             return held
+        if not self._flat_parts:
+            return {name: local_of(value) for name, value in held.items()}
         rows, own = -(-dense.numel() // LANES), slice(run[0] // LANES, -(-run[1] // LANES))
         found = dict(held)
         for name, value in held.items():
@@ -244,7 +254,7 @@ class Model:
         """Raise if a parameter with gaps in its memory shares elements with another."""
         for k in self._strided:
             for j, other in enumerate(members):
-                if j != k and share_elements(members[k].tensor, other.tensor):
+                if j != k and share_elements(self._local[k], local_of(other.tensor)):
                     raise ValueError(
                         f"parameters {members[k].name!r} and {other.name!r} share memory, and the first has gaps "
                         "in its; make it contiguous"
@@ -279,8 +289,12 @@ class Model:
             for k, row in zip(indices, rows_of.tolist(), strict=True):
                 first = 0 if bucket.runs is None else bucket.runs[row][0]
                 for name, piece in self.pieces[k].items():
-                    address = tensors_.address_of(self._state[self._own[k]][name])
+                    address = tensors_.address_of(local_of(self._state[self._own[k]][name]))
                     bucket.addresses[row, piece.column] = address - piece.before(first)
+                if not self._flat_parts:
+                    # Where element 0 would be, were it here.
+                    bucket.weights[row] -= first * bucket.precisions[row].storage.itemsize
+                    self._firsts[k] = first
 
     def _write_keys(self) -> None:
         """Have random bits follow a parameter's place among all, which does not change when others join."""
@@ -338,6 +352,8 @@ class Model:
             return False
         if not all(map(is_, tensors, self._tensors)):
             return False
+        if self.has_pieces and not all(map(is_, map(local_of, self._own), self._local)):
+            return False
         if any(gradients[place] is not None for place in self._inactive):
             return False
         entries = state.values()
@@ -363,14 +379,23 @@ class Model:
             dtypes = {**dtypes, **others} if others else dtypes
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
+            placed = self._placed(found, dtypes) if self.has_pieces else found
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
-                bucket.gradients[rows_of] = found[numbers]
+                bucket.gradients[rows_of] = (placed if self.has_pieces else found)[numbers]
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
             self._gradients.keep(found)
         if dtypes != self._dtypes:
             self._dtypes = dtypes
         return Step(gradients, copies, self._found, self._dtypes)
+
+    def _placed(self, found: Int64, dtypes: Mapping[int, Any]) -> Int64:
+        """Return where element 0 of each gradient would be, were it here."""
+        sizes = [
+            dtypes.get(k, arithmetic_of(parameter.storage.dtype)).itemsize
+            for k, parameter in enumerate(self.parameters)
+        ]
+        return np.where(found != 0, found - self._firsts * np.array(sizes, dtype=np.int64), 0)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -400,7 +425,7 @@ class Model:
         """Copy those parameters together that have gaps in their memory."""
         for k in self._strided:
             if self._is_changed(k, step):
-                self._dense[k].copy_(self._own[k].detach())
+                self._dense[k].copy_(self._local[k].detach())
 
     def scatter(self, step: "Step") -> list[Callable[[], Any]]:
         """Return what copies those parameters back."""
@@ -409,11 +434,11 @@ class Model:
 
     def _is_changed(self, k: int, step: "Step") -> bool:
         # Other ranks may have a gradient that this one has not.
-        return step.gradients[k] is not None or self.run(k) is not None
+        return step.gradients[k] is not None or self._flat_parts
 
     def count_versions(self, step: "Step") -> None:
         """Tell autograd of the parameters that a step changes."""
-        own = self._own
+        own = self._local
         if not step.found.all():
             own = [own[k] for k in range(len(own)) if self._is_changed(k, step)]
         torch.autograd.graph.increment_version(own)
@@ -439,13 +464,12 @@ def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
 
 def _without_values(member: Member) -> Parameter:
     device, dtype = member.tensor.device, NUMPY_DTYPES[member.tensor.dtype]
-    return Parameter(
-        member.name, member.tensor, member.group, Storage(0, (0,), dtype, on_gpu=device.type != "cpu")
-    )
+    storage = Storage(0, (0,), dtype, on_gpu=device.type != "cpu")
+    return Parameter(member.name, torch.empty(0, device=device), member.group, storage)
 
 
 def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
-    return FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
+    return FlatLayout((p.name, tuple(p.array.shape), p.storage.dtype, p.group) for p in parameters)
 
 
 def _complement(count: int, places: Sequence[int]) -> list[int]:

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 
 from numba_lamb.engine.choose import backend_on
+from numba_lamb.engine.cpu.parts import PartBackend
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.methods.checks import LARGEST, MOST_LOOKS, compared, flag, is_mutable, never_still
 from numba_lamb.methods.checks import rate as check_rate
+from numba_lamb.methods.lars import MOMENTUM
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
+from numba_lamb.torch.dtensors import alike, comm_of, is_dtensor, local_of, runs_of
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, check_stays, where
 from numba_lamb.torch.loading import loadable, uncast, unwrap
@@ -38,6 +41,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` whose step is a Numba kernel; subclasses say which options they have."""
 
     _method: ClassVar[Method]
+    _flat_parts: ClassVar[bool] = False
+    """Whether the state of a part of a parameter is flat."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_params(params)
@@ -53,7 +58,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._model: Model | None = None
         self._flat = FlatState(self._method.state, self._method.needs_steps)
         self._backend: Backend | None = None
-        self._backend_is_on: torch.device | None = None
+        self._backend_is_on: tuple[torch.device | None, bool] | None = None
         self._rates = GroupRates()
         self._written: list[Any] = []
         self._given: list[Any] = []
@@ -88,7 +93,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._check_group(where(index), self.param_groups[-1])
             seen: set[int] = set()
             for name, tensor in self._names_in(index):
-                check_parameter(name, tensor)
+                check_parameter(name, tensor, self._needs_layers(self.param_groups[-1]))
                 if id(tensor) in seen:
                     raise ValueError(f"parameter {name!r} is given twice")
                 seen.add(id(tensor))
@@ -181,18 +186,32 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
             )
             sizes = [len(group["params"]) for group in groups]
-            gradients = [tensor.grad for tensor in tensors]
+            gradients = self._gradients_of(tensors)
             model = self._model
             if model is None or not model.fits(tensors, sizes, gradients, self.state):
                 model = self._make_model(tensors, sizes, gradients)
                 if model is None:
                     return None
+                if model.has_pieces:
+                    gradients = self._gradients_of(tensors)
             backend = self._backend
             assert backend is not None
             if self._follows or not self._follow_options(model, backend):
                 return model, backend, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
         raise never_still()
+
+    def _gradients_of(self, tensors: Sequence[Any]) -> list[Any]:
+        """Return the gradients; of those that lie in pieces what there is here."""
+        if self._model is None or not self._model.has_pieces:
+            return [tensor.grad for tensor in tensors]
+        return [
+            tensor.grad if tensor.grad is None else local_of(alike(tensor.grad, tensor)) for tensor in tensors
+        ]
+
+    def _needs_layers(self, group: Mapping[str, Any]) -> bool:
+        """Return whether norms or names of layers matter in a group."""
+        return self._method is not MOMENTUM or bool(group.get("max_grad_norm") or group.get("decay_filter"))
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
@@ -206,7 +225,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 if self._takes_part(tensor, gradient):
                     name = name if name not in names else f"{name} of group {index}, number {place}"
                     names.add(name)
-                    check_parameter(name, tensor)
+                    check_parameter(name, tensor, self._needs_layers(self.param_groups[index]))
                     if gradient is not None:
                         check_gradient(name, tensor, gradient)
                     members.append(Member(name, index, place, tensor))
@@ -215,12 +234,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 place += 1
         if not members:
             return None
-        backend = self._backend_for(self._device())
+        backend = self._backend_for(self._device(), [m for m in members if is_dtensor(m.tensor)])
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
             given = tensors, sizes, members, inactive, self.state, self._flat
-            model = Model(*given, backend.new_bucket, self.param_groups)
+            model = Model(*given, backend.new_bucket, self.param_groups, self._flat_parts)
         counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
@@ -235,13 +254,19 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Return whether a parameter is to have state."""
         return gradient is not None or bool(self.state.get(tensor))
 
-    def _backend_for(self, device: torch.device | None) -> Backend:
-        if self._backend is None or device != self._backend_is_on:
+    def _backend_for(self, device: torch.device | None, pieces: Sequence[Member]) -> Backend:
+        if self._backend is None or (device, bool(pieces)) != self._backend_is_on:
             self._skipped = self.skipped_steps
-            self._backend = backend_on(
-                None if device is None or device.type == "cpu" else device.index, "torch"
-            )
-            self._backend_is_on = device
+            if pieces:
+                self._backend = PartBackend(None, comm_of([member.tensor for member in pieces]))
+            else:
+                index = None if device is None or device.type == "cpu" else device.index
+                self._backend = backend_on(index, "torch")
+            self._backend_is_on = device, bool(pieces)
+        if pieces and isinstance(self._backend, PartBackend):
+            found = runs_of([member.tensor for member in pieces], self._backend.comm)
+            for member, (starts, stops) in zip(pieces, found, strict=True):
+                self._backend.cut_as(member.name, starts, stops)
         return self._backend
 
     # -- options -------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ class Part(torch.Tensor):
     def __reduce_ex__(self, protocol: object) -> Any:
         return rebuilt, (self.plain, self.first, self.whole)
 
-    def __repr__(self, *, tensor_contents: object = None) -> str:
+    def __repr__(self) -> str:  # type: ignore[override]
         return f"Part({self.plain!r}, first={self.first}, whole={self.whole})"
 
     # -- what torch.distributed.checkpoint asks for --------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The optimizers for replicated parameters whose gradients ranks average, and whose state they share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -19,7 +19,7 @@ from numba_lamb.torch.hooks import uncompiled
 from numba_lamb.torch.lamb import Lamb
 from numba_lamb.torch.lans import Lans
 from numba_lamb.torch.lars import Lars, Momentum
-from numba_lamb.torch.model import Model, Step
+from numba_lamb.torch.model import Member, Model, Step
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.part import Part
 
@@ -28,7 +28,7 @@ class Sharded(LayerwiseOptimizer):
     """What optimizers do whose state is cut over ranks; a class of options comes behind it."""
 
     _backend: ShardedBackend
-    _plain: ClassVar[type[LayerwiseOptimizer]]
+    _flat_parts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -56,7 +56,12 @@ class Sharded(LayerwiseOptimizer):
         super()._forget()
         self._backend = backend
 
-    def _backend_for(self, device: torch.device | None) -> Backend:
+    def _backend_for(self, device: torch.device | None, pieces: Sequence[Member]) -> Backend:
+        if pieces:
+            raise TypeError(
+                f"parameter {pieces[0].name!r} must be whole on every rank, got a DTensor; "
+                f"{type(self).__name__.removeprefix('Sharded')} takes those"
+            )
         if device is not None and device.type != "cpu":
             raise ValueError(f"parameters must be in the CPU's memory for ranks to share state, got {device}")
         return self._backend

@@ -1,7 +1,7 @@
 """Moments and step counts as PyTorch sees them: tensors in ``state``, which are pieces of flat buffers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,7 @@ class FlatState:
         order: Sequence[int],
         places: Mapping[int, int],
         state: Any,
+        dress: Callable[[torch.Tensor, torch.Tensor], Any],
     ) -> torch.Tensor:
         """Put every parameter's state into flat buffers and `state`; return the flat step counts, float32.
 
@@ -112,6 +113,8 @@ class FlatState:
             Where each parameter's own step count is among them.
         state : dict
             The optimizer's ``state``; each parameter's entry keeps what else is in it.
+        dress : callable
+            From a piece of state and its parameter to what others see of it.
         """
         homeless = [
             (tensor, form, own)
@@ -131,7 +134,7 @@ class FlatState:
         for tensor, values in zip(tensors, found, strict=True):
             for key, moment in self._homes[tensor].moments.items():
                 value = values.get(key)
-                if value is not None and value is not moment:
+                if value is not None and value is not moment and not _is_same(value, moment):
                     # A piece of our buffers in another's place must be read before it is written.
                     shared = value.untyped_storage().data_ptr() in storages
                     moved.append((moment, value.clone() if shared else value))
@@ -145,9 +148,10 @@ class FlatState:
         parts: list[torch.Tensor] = []
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
-            own = {"step": step, **self._homes[tensor].moments}
+            moments = self._homes[tensor].moments
+            own = {"step": step, **{key: dress(moment, tensor) for key, moment in moments.items()}}
             state[tensor] = StateEntry({**state[tensor], **own}, self._writes)
-            parts += own.values()
+            parts += [step, *moments.values()]
         self._pieces = Places(parts)
         self._seen = self._writes[0]
         return steps
@@ -203,6 +207,11 @@ class FlatState:
                 for flat, (key, piece) in zip(buffers, pieces.items(), strict=True)
             }
             self._homes[tensor] = _Home(parts, buffers)
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors of one shape are the same memory."""
+    return (one.data_ptr(), one.dtype, one.stride()) == (other.data_ptr(), other.dtype, other.stride())
 
 
 def _zeros(count: int, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:

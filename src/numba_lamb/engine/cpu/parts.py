@@ -11,8 +11,12 @@ from numba_lamb.engine.agreement import Agreement, digest
 from numba_lamb.engine.cpu.backend import CpuBackend
 from numba_lamb.engine.cpu.bucket import CpuBucket
 from numba_lamb.engine.interface import Plan
+from numba_lamb.engine.precision import Precision
+from numba_lamb.groups import Parameter
+from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu import launch
 from numba_lamb.kernels.cpu.threads import usable_cpus
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held
 from numba_lamb.methods.passes import Pass
 from numba_lamb.sharding import Division
@@ -48,6 +52,8 @@ class PartBackend(CpuBackend):
         self.comm = comm
         self._agreement = Agreement(comm)
         self._layers = self._options = b""
+        # How ranks have layers: state stays where it is when other layers come.
+        self._cuts: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._broken = ""
 
     def __getstate__(self) -> dict[str, Any]:
@@ -64,11 +70,57 @@ class PartBackend(CpuBackend):
     def columns_changed(self) -> None:
         """Have the next step write rates, decays and the gradients' factors anew."""
         super().columns_changed()
+        # What a step writes of its own is told by other facts.
+        written = {columns.ADAPT, columns.DECAY, columns.RESCALE, columns.SHRINK}
+        if self._plan.method.needs_steps:
+            written |= {columns.CORRECTION1, columns.CORRECTION2}
+        kept = [column for column in range(columns.HYPER) if column not in written]
         self._options = digest(
             self._plan.nonfinite,
+            *(bucket.hyper[:, kept].tobytes() for bucket in self._buckets),
             *(bucket.hyper64.tobytes() for bucket in self._buckets),
             *(bucket.random.tobytes() for bucket in self._buckets),
         )
+
+    def new_bucket(
+        self,
+        layout: FlatLayout,
+        dtype: np.dtype[Any],
+        parameters: Sequence[Parameter],
+        precisions: Sequence[Precision],
+        state_names: Sequence[str],
+    ) -> CpuBucket:
+        """Return tables and zeroed state for this rank's part of the layers of `dtype`."""
+        division = self._division(layout, dtype)
+        return CpuBucket(layout, dtype, parameters, precisions, state_names, division, self.comm.rank)
+
+    def _division(self, layout: FlatLayout, dtype: np.dtype[Any]) -> Division:
+        """Return how ranks have the layers of `dtype`."""
+        layers = [layout.layers[k] for k in layout.indices(dtype)]
+        known = [layer.name in self._cuts for layer in layers]
+        others = FlatLayout(
+            (layer.name, (0,) if old else layer.shape, layer.dtype)
+            for layer, old in zip(layers, known, strict=True)
+        )
+        division = self._fresh(others, layers, dtype)
+        for k, (layer, old) in enumerate(zip(layers, known, strict=True)):
+            if old:
+                division.starts[:, k], division.stops[:, k] = self._cuts[layer.name]
+        return division
+
+    def _fresh(self, layout: FlatLayout, layers: Sequence[Layer], dtype: np.dtype[Any]) -> Division:
+        """Return how ranks have layers of which nothing is known yet; those of no size are known."""
+        sizes = np.array([layer.size for layer in layout.layers], dtype=np.int64)
+        starts = np.zeros((self.comm.size, len(sizes)), dtype=np.int64)
+        return Division(starts, starts + sizes)
+
+    def cut_as(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
+        """Have ranks have these runs of a layer from now on."""
+        self._cuts[name] = starts.copy(), stops.copy()
+
+    def forget(self) -> None:
+        """Forget how ranks have layers: state is about to be replaced."""
+        self._cuts, self._broken = {}, ""
 
     # -- the step ------------------------------------------------------------------------------------------
 

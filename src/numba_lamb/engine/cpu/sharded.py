@@ -15,12 +15,11 @@ from numba_lamb.engine.cpu.parts import PartBackend
 from numba_lamb.engine.cpu.traffic import Traffic
 from numba_lamb.engine.flat_state import FlatState
 from numba_lamb.engine.interface import Plan
-from numba_lamb.engine.precision import Precision, gradient_format
-from numba_lamb.groups import Parameter
+from numba_lamb.engine.precision import gradient_format
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu import launch
 from numba_lamb.kernels.cpu.program import Program
-from numba_lamb.layout import FlatLayout, arithmetic_of
+from numba_lamb.layout import FlatLayout, Layer, arithmetic_of
 from numba_lamb.memory.gradients import Held
 from numba_lamb.methods.passes import Pass
 from numba_lamb.sharding import Division, cut
@@ -68,40 +67,16 @@ class ShardedBackend(PartBackend):
         self._centralized = centralized
         self._traffic: list[Traffic] = []
         self._stages: list[tuple[list[_Stage], Sequence[int]]] = []
-        # How layers were cut when they came: state stays where it is when others come.
-        self._cuts: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
         self._under_way = False
 
-    def new_bucket(
-        self,
-        layout: FlatLayout,
-        dtype: np.dtype[Any],
-        parameters: Sequence[Parameter],
-        precisions: Sequence[Precision],
-        state_names: Sequence[str],
-    ) -> CpuBucket:
-        """Return tables and zeroed state for this rank's part of the layers of `dtype`."""
-        division = self._division(layout, dtype)
-        return CpuBucket(layout, dtype, parameters, precisions, state_names, division, self.comm.rank)
-
-    def _division(self, layout: FlatLayout, dtype: np.dtype[Any]) -> Division:
-        """Return how the layers of `dtype` are cut, those that are new among themselves."""
-        layers = [layout.layers[k] for k in layout.indices(dtype)]
-        known = [layer.name in self._cuts for layer in layers]
-        fresh = FlatLayout(
-            (layer.name, (0,) if old else layer.shape, layer.dtype)
-            for layer, old in zip(layers, known, strict=True)
-        )
+    def _fresh(self, layout: FlatLayout, layers: Sequence[Layer], dtype: np.dtype[Any]) -> Division:
         groups = self._centralized()
         whole = {k for k, layer in enumerate(layers) if layer.group in groups}
-        division = cut(fresh.table(dtype), self.comm.size, whole)
-        starts, stops = division.starts, division.stops
-        for k, (layer, old) in enumerate(zip(layers, known, strict=True)):
-            if old:
-                starts[:, k], stops[:, k] = self._cuts[layer.name]
-            elif layer.size:
-                self._cuts[layer.name] = starts[:, k].copy(), stops[:, k].copy()
-        return Division(starts, stops)
+        division = cut(layout.table(dtype), self.comm.size, whole)
+        for k, layer in enumerate(layers):
+            if layout.layers[k].size:
+                self.cut_as(layer.name, division.starts[:, k], division.stops[:, k])
+        return division
 
     # -- state ---------------------------------------------------------------------------------------------
 
@@ -150,14 +125,6 @@ class ShardedBackend(PartBackend):
         """Return where a rank has its part of the state."""
         assert bucket.division is not None
         return FlatState(bucket.layers, bucket.precisions, bucket.state.moments, bucket.division.runs(rank))
-
-    def forget(self) -> None:
-        """Have all layers be cut anew: state is about to be replaced."""
-        self._cuts, self._broken = {}, ""
-
-    def cut_as(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
-        """Have a layer be cut so."""
-        self._cuts[name] = starts, stops
 
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
