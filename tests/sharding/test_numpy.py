@@ -89,6 +89,7 @@ def test_resuming_on_another_number_of_ranks(tmp_path: Any) -> None:
     params, file = arrays(1, np.float32), tmp_path / "training.npz"
     opt = MAKES["lamb"](params)
     take(opt, range(4), np.float32)
+
     def begin(comm: Any) -> None:
         own = MAKES["lamb"](arrays(1, np.float32), comm=nl.Sharding(comm, average="ordered"))
         take(own, range(2), np.float32)

@@ -126,12 +126,15 @@ def test_a_part_goes_through_a_file_and_other_numbers_of_ranks_are_refused() -> 
     def load(comm: Any) -> None:
         state = torch.load(io.BytesIO(files[comm.rank]))
         part = state["state"][2]["exp_avg"]
-        assert isinstance(part, Part) and part.whole == 12000
+        assert isinstance(part, Part)
+        assert part.whole == 12000
         sharded = nlt.ShardedLamb(copy.deepcopy(first).named_parameters(), lr=0.01, process_group=comm)
         if comm.size == 3:
             sharded.load_state_dict(state)
             return
-        with pytest.raises(CommError, match="state_dict must be that of all 2 ranks of one optimizer, got other"):
+        with pytest.raises(
+            CommError, match="state_dict must be that of all 2 ranks of one optimizer, got other"
+        ):
             sharded.load_state_dict(state)
 
     on_ranks(3, load)
@@ -147,7 +150,7 @@ def test_an_error_of_one_rank_is_told_to_all() -> None:
         take(model, sharded, range(1))
         if comm.rank == 1:
             sharded.param_groups[0]["betas"] = (0.9, 2.0)
-        with pytest.raises(ValueError if comm.rank else CommError, match="betas of group 0 must be a pair"):
+        with pytest.raises(ValueError if comm.rank else CommError, match=r"betas\[1\] must be a number"):
             take(model, sharded, range(1, 2))
         sharded.param_groups[0]["betas"] = (0.9, 0.999)
         take(model, sharded, range(1, 2))
@@ -159,7 +162,7 @@ def test_what_it_cannot_do_is_said() -> None:
     opt = nlt.ShardedLamb(network().named_parameters(), lr=0.01)
     with pytest.raises(TypeError, match=r"cannot be copied or pickled; use its state_dict\(\)"):
         copy.deepcopy(opt)
-    with pytest.raises(TypeError, match="'beta1' is no option of numba_lamb.torch.Lamb; "):
+    with pytest.raises(TypeError, match="'beta1' is no option of numba_lamb"):
         nlt.ShardedLamb(network().named_parameters(), beta1=0.9)
     with pytest.raises(ValueError, match="average must be 'library' or 'ordered', got 'mean'"):
         nlt.ShardedLamb(network().named_parameters(), average="mean")

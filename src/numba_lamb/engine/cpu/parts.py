@@ -235,6 +235,8 @@ class PartBackend(CpuBackend):
         sent, told = np.zeros(room), np.zeros((size, room))
         sent[: len(own)] = own
         self.comm.all_gather(told.view(np.uint8), sent.view(np.uint8))()
+        for bucket in self._buckets if looked else ():
+            bucket.all_nonfinite[:] = 0
         # Where several ranks have the same chunks, the first one's sums are taken by all.
         for rank in reversed(range(size)):
             at = 0
@@ -244,7 +246,8 @@ class PartBackend(CpuBackend):
                     bucket.all_sums[numbers, column] = told[rank, at : at + len(numbers)]
                     at += len(numbers)
                 if looked:
-                    bucket.all_nonfinite[numbers] = told[rank, at : at + len(numbers)]
+                    found = told[rank, at : at + len(numbers)].astype(np.int32)
+                    bucket.all_nonfinite[numbers] = np.maximum(bucket.all_nonfinite[numbers], found)
                     at += len(numbers)
 
 

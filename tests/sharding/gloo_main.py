@@ -1,0 +1,67 @@
+"""A rank of gloo: takes steps, and saves or loads. Arguments: folder, and "save" or "load"."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+
+import numba_lamb.torch as nlt
+from tests.sharding.test_torch import network, take
+
+KINDS = {
+    "lamb": (
+        nlt.Lamb,
+        nlt.ShardedLamb,
+        {"lr": 0.01, "weight_decay": 0.1, "max_grad_norm": 1.0},
+        torch.float32,
+    ),
+    "split": (nlt.Lamb, nlt.ShardedLamb, {"lr": 0.01, "nonfinite": "skip"}, torch.bfloat16),
+    "lans": (nlt.Lans, nlt.ShardedLans, {"lr": 0.01, "moments": "int8"}, torch.float32),
+    "lars": (nlt.Lars, nlt.ShardedLars, {"lr": 0.1}, torch.float32),
+    "momentum": (nlt.Momentum, nlt.ShardedMomentum, {"lr": 0.1}, torch.float32),
+}
+
+
+def main(folder: Path, task: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/meet-{task}",
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
+    for name, (plain, sharded, options, dtype) in KINDS.items():
+        for average in ("library", "ordered"):
+            single, model = network(dtype), network(dtype)
+            alone = plain(single.named_parameters(), **options)
+            opt = sharded(model.named_parameters(), average=average, bucket_mb=0.05, **options)
+            place = folder / name / average
+            if task == "load":
+                take(single, alone, range(3))
+                state = {"model": model.state_dict(), "optimizer": opt.state_dict()}
+                dcp.load(state, checkpoint_id=place)
+                opt.load_state_dict(state["optimizer"])
+                take(single, alone, range(3, 20))
+                take(model, opt, range(3, 20))
+            else:
+                take(single, alone, range(20))
+                take(model, opt, range(3))
+                # With state for all of its layers, those that have not joined included.
+                state = {"model": model.state_dict(), "optimizer": opt.state_dict()}
+                dcp.save(state, checkpoint_id=place)
+                take(model, opt, range(3, 20))
+            assert all(map(torch.equal, model.parameters(), single.parameters())), (name, average)
+            whole, expected = opt.full_state_dict()["state"], alone.state_dict()["state"]
+            for key, entry in expected.items():
+                for kind, value in entry.items():
+                    assert torch.equal(value, whole[key][kind]), (name, average, key, kind)
+    assert np.isfinite(opt.stats()["trust_ratio/4.bias"])
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
