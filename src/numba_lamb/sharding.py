@@ -44,8 +44,7 @@ class Division:
         parts, first = [np.zeros((0, 2), dtype=np.int64)], [0]
         for layer in range(self.starts.shape[1]):
             runs = np.unique(np.stack([self.starts[:, layer], self.stops[:, layer]], axis=1), axis=0)
-            chunks = [np.arange(start, stop, CHUNK, dtype=np.int64) for start, stop in runs.tolist()]
-            begins = np.concatenate(chunks)
+            begins = np.concatenate([_begins(start, stop) for start, stop in runs.tolist()])
             parts.append(np.stack([np.full(len(begins), layer, dtype=np.int64), begins], axis=1))
             first.append(first[-1] + len(begins))
         return np.ascontiguousarray(np.concatenate(parts)), np.array(first, dtype=np.int64)
@@ -72,6 +71,13 @@ class Division:
             np.flatnonzero((begin >= starts[layer]) & (begin < stops[layer]))
             for starts, stops in zip(self.starts, self.stops, strict=True)
         ]
+
+
+def _begins(start: int, stop: int) -> Int64:
+    """Return where the chunks of a run begin: at its start, and at those of the whole layer."""
+    if start == stop:
+        return np.zeros(0, dtype=np.int64)
+    return np.concatenate([[start], np.arange(start - start % CHUNK + CHUNK, stop, CHUNK)]).astype(np.int64)
 
 
 def cut(table: ChunkTable, ranks: int, whole: Collection[int] = ()) -> Division:

@@ -43,10 +43,11 @@ def test_ranks_have_as_much_but_for_a_chunk(sizes: list[int], ranks: int) -> Non
 
 
 def test_a_run_that_several_ranks_have_counts_once() -> None:
-    starts, stops = np.array([[0], [0], [70]]), np.array([[70], [70], [99]])
+    starts, stops = np.array([[0], [0], [70]]), np.array([[70], [70], [2 * CHUNK + 9]])
     division = Division(starts, stops)
-    assert division.chunks.tolist() == [[0, 0], [0, 70]]
-    assert [own.tolist() for own in division.own] == [[0], [0], [1]]
+    # Its chunks end where those of the whole layer do, by which random bits go.
+    assert division.chunks.tolist() == [[0, 0], [0, 70], [0, CHUNK], [0, 2 * CHUNK]]
+    assert [own.tolist() for own in division.own] == [[0], [0], [1, 2, 3]]
 
 
 @pytest.mark.parametrize("ranks", [2, 64, 1000])

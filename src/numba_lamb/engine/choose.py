@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from numba_lamb.comm import Sharding
+from numba_lamb.comm import Sharding, sharding_of
 from numba_lamb.engine.cpu.backend import CpuBackend
 from numba_lamb.engine.cpu.sharded import ShardedBackend
 from numba_lamb.engine.interface import Backend
@@ -15,11 +15,11 @@ def choose_backend(
     parameters: Sequence[Parameter],
     num_threads: int | None,
     capture_steps: int | None,
-    sharding: Sharding | None,
+    comm: object,
     centralized: Callable[[], Sequence[int]],
 ) -> Backend:
     """Return the backend for arrays where these parameters are, or raise if they are not all in one place."""
-    storages = [parameter.storage for parameter in parameters]
+    storages, sharding = [parameter.storage for parameter in parameters], sharding_of(comm)
     check_one_place([parameter.name for parameter in parameters], storages)
     on_gpu = storages[0].on_gpu
     if not on_gpu:

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.comm import sharding_of
 from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.choose import choose_backend
 from numba_lamb.engine.columns import write_options
@@ -35,8 +34,6 @@ from numba_lamb.step_lock import step_lock
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
 Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
-
-
 check_loss_scale = partial(real(zero=False), "loss_scale", "")
 
 
@@ -61,9 +58,8 @@ class Optimizer(OptionNames, Described, ABC):
     ) -> None:
         self._groups = LiveGroups(method, options)
         found = collect(params, self._groups.keys)
-        self._backend = choose_backend(
-            found.parameters, num_threads, capture_steps, sharding_of(comm), self._groups.centralized
-        )
+        given = found.parameters, num_threads, capture_steps, comm, self._groups.centralized
+        self._backend = choose_backend(*given)
         self._groups.usual_nonfinite = self._backend.nonfinite
         self._lock = step_lock()
         self._buckets: list[Bucket] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +18,19 @@ from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.columns import write_options
 from numba_lamb.engine.precision import Precision, precision_of
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
-from numba_lamb.layout import LANES, FlatLayout, Layer, arithmetic_of
-from numba_lamb.memory.array_reader import Int64
-from numba_lamb.memory.arrays import Storage
-from numba_lamb.memory.gradients import Held
+from numba_lamb.layout import Layer, arithmetic_of
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
 from numba_lamb.torch.dtensors import is_dtensor, like, local_of
+from numba_lamb.torch.members import Member, Step, layout_of
 from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
+from numba_lamb.torch.runs import Runs
 from numba_lamb.torch.state import FlatState
-from numba_lamb.torch.stored import in_memory_order, pieces_of
+from numba_lamb.torch.stored import pieces_of
 from numba_lamb.torch.tensors import (
     NUMPY_DTYPES,
     check_gradient,
@@ -42,15 +40,6 @@ from numba_lamb.torch.tensors import (
     share_elements,
     storage_of,
 )
-
-
-class Member(NamedTuple):
-    """A parameter that takes part: its name, its group, and its place among all parameters."""
-
-    name: str
-    group: int
-    place: int
-    tensor: Tensor
 
 
 class Model:
@@ -92,7 +81,6 @@ class Model:
         self._groups, self._flat_parts = groups, flat_parts
         self.has_pieces = any(is_dtensor(member.tensor) for member in members)
         """Whether there is only a piece of some parameters here."""
-        self._firsts = np.zeros(len(members), dtype=np.int64)
         # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
         self._local = [local_of(member.tensor) for member in members]
         self._dense = [
@@ -100,24 +88,25 @@ class Model:
         ]
         self.members = list(members)
         self._strided = [k for k, local in enumerate(self._local) if not is_plain(local)]
-        self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
-        self.forms = [self._form(k) for k in range(len(members))]
-        """What there is of each member here, whose form its state has: itself, or a run of its memory."""
+        self._lay_out(members, [(member.place, member.without_values()) for member in inactive], make_bucket)
+        self.runs = Runs(self.placement, self._local, self._dense, flat_parts)
+        """Which part of each member is here."""
+        forms = self.runs.forms
         self.pieces = [
             pieces_of(form, groups[member.group], flat.names)
-            for member, form in zip(members, self.forms, strict=True)
+            for member, form in zip(members, forms, strict=True)
         ]
         """What the state of each consists of."""
         flat.stored = {
             member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
         }
         found = [
-            flat.values(member.name, form, pieces, self._cut(k, state.get(member.tensor, {})))
-            for k, (member, form, pieces) in enumerate(zip(members, self.forms, self.pieces, strict=True))
+            flat.values(member.name, form, pieces, self.runs.cut(k, state.get(member.tensor, {})))
+            for k, (member, form, pieces) in enumerate(zip(members, forms, self.pieces, strict=True))
         ]
         self.steps = flat.adopt(
             [member.tensor for member in members],
-            self.forms,
+            forms,
             self.pieces,
             found,
             *self._step_places(),
@@ -138,7 +127,6 @@ class Model:
         self._entries = [*state.values()]
         self._flat = flat
         self._point_at_state()
-        self._write_keys()
         # Of gradients, where it is not what is computed with.
         self._dtypes: Mapping[int, Any] = {}
         self._usual_dtypes = {
@@ -161,7 +149,7 @@ class Model:
             for member, dense in zip(members, self._dense, strict=True)
         ]
         self._spans = joined_spans(parameters)
-        self.layout = _layout_of(parameters)
+        self.layout = layout_of(parameters)
         """All layers, in the members' order."""
         self.buckets: list[Bucket] = []
         # For each bucket the members that are layers of it, and their rows in its tables.
@@ -190,7 +178,7 @@ class Model:
             (k, parameter) for _, k, parameter in entries if arithmetic_of(parameter.storage.dtype) in used
         ]
         own = [parameter for _, parameter in kept]
-        layout = _layout_of(own)
+        layout = layout_of(own)
         for dtype in layout.dtypes:
             bucket = make_bucket(layout, dtype, own, [self._precision(parameter) for parameter in own], ())
             numbers = [kept[place][0] for place in bucket.indices]
@@ -203,52 +191,9 @@ class Model:
         group = self._groups[parameter.group]
         return precision_of(parameter.name, parameter.storage.dtype, group["master"], group["moments"])
 
-    def run(self, k: int) -> tuple[int, int] | None:
-        """Return first element and end of what there is here of a member's memory; None for all."""
-        bucket, row = self.placement[k]
-        return None if bucket.runs is None else bucket.runs[row]
-
-    def rank_run(self, k: int, rank: int, shaped: bool) -> tuple[int, int]:
-        """Return a rank's run of a member: elements, or rows of 128."""
-        bucket, row = self.placement[k]
-        division = bucket.division
-        first, last = (0, 0) if division is None else division.runs(rank)[row]
-        return (first, last) if shaped else (first // LANES, -(-last // LANES))
-
-    def whole(self, k: int, name: str, dtype: torch.dtype) -> Tensor:
-        """Return a tensor for all of a member's state."""
-        dense = self._dense[k]
-        if self.pieces[k][name].shaped:
-            return torch.empty_like(dense.detach(), dtype=dtype)
-        return torch.empty(-(-dense.numel() // LANES), dtype=dtype)
-
     def has_late(self) -> bool:
         """Return whether a parameter requires gradients that had no part so far."""
         return any(self._tensors[place].requires_grad for place in self._inactive)
-
-    def _form(self, k: int) -> Tensor:
-        run, dense = self.run(k), self._dense[k]
-        if run is None or not self._flat_parts:
-            return self._local[k]
-        return dense.detach().as_strided((dense.numel(),), (1,))[run[0] : run[1]]
-
-    def _cut(self, k: int, held: Any) -> Any:
-        """Return the run of a member's state that is here, where somebody put there that of all of it."""
-        run, dense = self.run(k), self._dense[k]
-        if run is None or not isinstance(held, Mapping):
-            return held
-        if not self._flat_parts:
-            return {name: local_of(value) for name, value in held.items()}
-        rows, own = -(-dense.numel() // LANES), slice(run[0] // LANES, -(-run[1] // LANES))
-        found = dict(held)
-        for name, value in held.items():
-            if not isinstance(value, Tensor) or name == "step":
-                continue
-            if name.endswith("_scale") and value.shape == (rows,):
-                found[name] = value[own]
-            elif value.shape == dense.shape:
-                found[name] = in_memory_order(value, dense)[slice(*run)]
-        return found
 
     def _check_strided(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
@@ -285,21 +230,8 @@ class Model:
         return [shared[start:end] for start, end in pairwise(ends)]
 
     def _point_at_state(self) -> None:
-        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-            for k, row in zip(indices, rows_of.tolist(), strict=True):
-                first = 0 if bucket.runs is None else bucket.runs[row][0]
-                for name, piece in self.pieces[k].items():
-                    address = tensors_.address_of(local_of(self._state[self._own[k]][name]))
-                    bucket.addresses[row, piece.column] = address - piece.before(first)
-                if not self._flat_parts:
-                    # Where element 0 would be, were it here.
-                    bucket.weights[row] -= first * bucket.precisions[row].storage.itemsize
-                    self._firsts[k] = first
-
-    def _write_keys(self) -> None:
-        """Have random bits follow a parameter's place among all, which does not change when others join."""
-        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-            bucket.random[rows_of, columns.PARAMETER] = [self.members[k].place for k in indices]
+        for k, member in enumerate(self.members):
+            self.runs.point(k, member.place, self.pieces[k], self._state[member.tensor])
 
     def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
         """Write every layer's options, or raise before anything is written."""
@@ -361,7 +293,7 @@ class Model:
             return False
         return self._weights.are_kept() and self._flat.is_in_place()
 
-    def point_at_gradients(self, gradients: Sequence[Any]) -> "Step":
+    def point_at_gradients(self, gradients: Sequence[Any]) -> Step:
         """Write the gradients' addresses, and return what a step must know and hold."""
         if self._places is not None:
             gradients = [gradients[place] for place in self._places]
@@ -379,7 +311,7 @@ class Model:
             dtypes = {**dtypes, **others} if others else dtypes
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
-            placed = self._placed(found, dtypes) if self.has_pieces else found
+            placed = self.runs.placed(found, dtypes) if self.has_pieces else found
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
                 bucket.gradients[rows_of] = (placed if self.has_pieces else found)[numbers]
             # The reader's own is overwritten by the next look.
@@ -388,14 +320,6 @@ class Model:
         if dtypes != self._dtypes:
             self._dtypes = dtypes
         return Step(gradients, copies, self._found, self._dtypes)
-
-    def _placed(self, found: Int64, dtypes: Mapping[int, Any]) -> Int64:
-        """Return where element 0 of each gradient would be, were it here."""
-        sizes = [
-            dtypes.get(k, arithmetic_of(parameter.storage.dtype)).itemsize
-            for k, parameter in enumerate(self.parameters)
-        ]
-        return np.where(found != 0, found - self._firsts * np.array(sizes, dtype=np.int64), 0)
 
     def _address(self, k: int, gradient: Tensor, copies: list[Tensor]) -> int:
         """Return where a gradient lies that is not as usual, or a copy of it in the order of its parameter."""
@@ -421,22 +345,22 @@ class Model:
 
     # -- around the kernels --------------------------------------------------------------------------------
 
-    def gather(self, step: "Step") -> None:
+    def gather(self, step: Step) -> None:
         """Copy those parameters together that have gaps in their memory."""
         for k in self._strided:
             if self._is_changed(k, step):
                 self._dense[k].copy_(self._local[k].detach())
 
-    def scatter(self, step: "Step") -> list[Callable[[], Any]]:
+    def scatter(self, step: Step) -> list[Callable[[], Any]]:
         """Return what copies those parameters back."""
         strided = (k for k in self._strided if self._is_changed(k, step))
         return [partial(self._targets[k].copy_, self._dense[k]) for k in strided]
 
-    def _is_changed(self, k: int, step: "Step") -> bool:
+    def _is_changed(self, k: int, step: Step) -> bool:
         # Other ranks may have a gradient that this one has not.
         return step.gradients[k] is not None or self._flat_parts
 
-    def count_versions(self, step: "Step") -> None:
+    def count_versions(self, step: Step) -> None:
         """Tell autograd of the parameters that a step changes."""
         own = self._local
         if not step.found.all():
@@ -444,32 +368,9 @@ class Model:
         torch.autograd.graph.increment_version(own)
 
 
-class Step(NamedTuple):
-    """The gradients of one step: the tensors, copies to keep alive, addresses."""
-
-    gradients: Sequence[Any]
-    copies: list[Tensor]
-    found: Int64
-    dtypes: Mapping[int, Any]
-
-    def read(self) -> Held:
-        """Return them as a backend takes them, which were read already."""
-        return Held(self.gradients, self.found, dtypes=self.dtypes)
-
-
 def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
     layer_filter = group.get(name)
     return layer_filter is None or passes(name, layer_filter, layer)
-
-
-def _without_values(member: Member) -> Parameter:
-    device, dtype = member.tensor.device, NUMPY_DTYPES[member.tensor.dtype]
-    storage = Storage(0, (0,), dtype, on_gpu=device.type != "cpu")
-    return Parameter(member.name, torch.empty(0, device=device), member.group, storage)
-
-
-def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
-    return FlatLayout((p.name, tuple(p.array.shape), p.storage.dtype, p.group) for p in parameters)
 
 
 def _complement(count: int, places: Sequence[int]) -> list[int]:

@@ -12,23 +12,23 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from numba_lamb.engine.choose import backend_on
-from numba_lamb.engine.cpu.parts import PartBackend
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.methods.checks import LARGEST, MOST_LOOKS, compared, flag, is_mutable, never_still
 from numba_lamb.methods.checks import rate as check_rate
-from numba_lamb.methods.lars import MOMENTUM
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
-from numba_lamb.torch.dtensors import alike, comm_of, is_dtensor, local_of, runs_of
+from numba_lamb.torch.backends import backend_of, find_pieces
+from numba_lamb.torch.dtensors import alike, is_dtensor, local_of
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, check_stays, where
 from numba_lamb.torch.loading import loadable, uncast, unwrap
-from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
+from numba_lamb.torch.members import Member, Step
+from numba_lamb.torch.merging import Shapes, check_layer, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
-from numba_lamb.torch.model import Member, Model, Step
+from numba_lamb.torch.model import Model
+from numba_lamb.torch.named import device_of, names_in
 from numba_lamb.torch.rates import GroupRates
 from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
@@ -93,11 +93,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._check_group(where(index), self.param_groups[-1])
             seen: set[int] = set()
             for name, tensor in self._names_in(index):
-                check_parameter(name, tensor, self._needs_layers(self.param_groups[-1]))
+                check_parameter(name, tensor)
+                check_layer(name, tensor, self.param_groups[-1], self._method)
                 if id(tensor) in seen:
                     raise ValueError(f"parameter {name!r} is given twice")
                 seen.add(id(tensor))
-            self._device()
+            device_of(self.param_groups)
         except BaseException:
             del self.param_groups[-1]
             raise
@@ -105,25 +106,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _names_in(self, index: int) -> list[tuple[str, Tensor]]:
         """Return the names and parameters of one group."""
-        group = self.param_groups[index]
-        first = sum(len(before["params"]) for before in self.param_groups[:index])
-        given = group.get("param_names", ())
-        numbered = [f"param_{first + k}" for k in range(len(given), len(group["params"]))]
-        return list(zip([*given, *numbered], group["params"], strict=False))
-
-    def _device(self) -> torch.device | None:
-        """Return where the parameters are, None if there are none, or raise if that is not one device."""
-        seen: dict[torch.device, str] = {}
-        for index in range(len(self.param_groups)):
-            for name, tensor in self._names_in(index):
-                seen.setdefault(tensor.device, name)
-        if len(seen) > 1:
-            (one, name), (two, other) = list(seen.items())[:2]
-            raise ValueError(
-                f"parameters must be on one device, but {name!r} is on {one} and {other!r} on {two}; make an "
-                "optimizer for each device"
-            )
-        return next(iter(seen), None)
+        return names_in(self.param_groups, index)
 
     def _check_group(self, where: str, group: Mapping[str, Any]) -> Row:
         """Return what kernels are told of a group, or raise if an option is refused."""
@@ -209,10 +192,6 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             tensor.grad if tensor.grad is None else local_of(alike(tensor.grad, tensor)) for tensor in tensors
         ]
 
-    def _needs_layers(self, group: Mapping[str, Any]) -> bool:
-        """Return whether norms or names of layers matter in a group."""
-        return self._method is not MOMENTUM or bool(group.get("max_grad_norm") or group.get("decay_filter"))
-
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
         # Validate before anything is modified.
@@ -225,7 +204,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 if self._takes_part(tensor, gradient):
                     name = name if name not in names else f"{name} of group {index}, number {place}"
                     names.add(name)
-                    check_parameter(name, tensor, self._needs_layers(self.param_groups[index]))
+                    check_parameter(name, tensor)
+                    check_layer(name, tensor, self.param_groups[index], self._method)
                     if gradient is not None:
                         check_gradient(name, tensor, gradient)
                     members.append(Member(name, index, place, tensor))
@@ -234,7 +214,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 place += 1
         if not members:
             return None
-        backend = self._backend_for(self._device(), [m for m in members if is_dtensor(m.tensor)])
+        backend = self._backend_for(
+            device_of(self.param_groups), [m for m in members if is_dtensor(m.tensor)]
+        )
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
@@ -257,16 +239,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     def _backend_for(self, device: torch.device | None, pieces: Sequence[Member]) -> Backend:
         if self._backend is None or (device, bool(pieces)) != self._backend_is_on:
             self._skipped = self.skipped_steps
-            if pieces:
-                self._backend = PartBackend(None, comm_of([member.tensor for member in pieces]))
-            else:
-                index = None if device is None or device.type == "cpu" else device.index
-                self._backend = backend_on(index, "torch")
+            self._backend = backend_of(device, pieces)
             self._backend_is_on = device, bool(pieces)
-        if pieces and isinstance(self._backend, PartBackend):
-            found = runs_of([member.tensor for member in pieces], self._backend.comm)
-            for member, (starts, stops) in zip(pieces, found, strict=True):
-                self._backend.cut_as(member.name, starts, stops)
+        find_pieces(self._backend, pieces)
         return self._backend
 
     # -- options -------------------------------------------------------------------------------------------

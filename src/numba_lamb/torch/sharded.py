@@ -19,7 +19,8 @@ from numba_lamb.torch.hooks import uncompiled
 from numba_lamb.torch.lamb import Lamb
 from numba_lamb.torch.lans import Lans
 from numba_lamb.torch.lars import Lars, Momentum
-from numba_lamb.torch.model import Member, Model, Step
+from numba_lamb.torch.members import Member, Step
+from numba_lamb.torch.model import Model
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
 from numba_lamb.torch.part import Part
 
@@ -141,14 +142,17 @@ class Sharded(LayerwiseOptimizer):
         sent[: len(joined)] = joined
         comm.all_gather(told, sent)()
         whole = [
-            {name: model.whole(k, name, self.state[member.tensor][name].dtype) for name in model.pieces[k]}
+            {
+                name: model.runs.whole(k, piece, self.state[member.tensor][name].dtype)
+                for name, piece in model.pieces[k].items()
+            }
             for k, member in enumerate(model.members)
         ]
         for rank, row in enumerate(told):
             at = 0
             for k in range(len(model.members)):
                 for name, piece in model.pieces[k].items():
-                    first, last = model.rank_run(k, rank, piece.shaped)
+                    first, last = model.runs.of_rank(k, rank, piece.shaped)
                     count = (last - first) * piece.dtype.itemsize
                     flat = whole[k][name].as_strided((whole[k][name].numel(),), (1,))[first:last]
                     flat.view(torch.uint8).copy_(torch.from_numpy(row[at : at + count]))
@@ -220,7 +224,7 @@ def _numel(optimizer: torch.optim.Optimizer, place: int) -> int:
 def _parts(model: Model, k: int, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a member's state as parts of what all ranks have."""
     found = dict(entry)
-    run, whole = model.run(k), model.members[k].tensor.numel()
+    run, whole = model.runs.of(k), model.members[k].tensor.numel()
     assert run is not None
     for name, piece in model.pieces[k].items():
         first, count = (run[0], whole) if piece.shaped else (run[0] // LANES, -(-whole // LANES))
@@ -233,7 +237,7 @@ def _length(model: Model, rank: int) -> int:
     total = 0
     for k in range(len(model.members)):
         for piece in model.pieces[k].values():
-            first, last = model.rank_run(k, rank, piece.shaped)
+            first, last = model.runs.of_rank(k, rank, piece.shaped)
             total += (last - first) * piece.dtype.itemsize
     return total
 

@@ -64,11 +64,8 @@ def check_group(group: object, where: str) -> None:
         check_params(group.get("params"), where)
 
 
-def check_parameter(name: str, tensor: torch.Tensor, needs_layers: bool) -> None:
-    """Raise unless kernels can update `tensor` in place, now or once it has its values.
-
-    It must be a layer where `needs_layers`, whatever it is a part of else.
-    """
+def check_parameter(name: str, tensor: torch.Tensor) -> None:
+    """Raise unless kernels can update `tensor` in place, now or once it has its values."""
     what = f"parameter {name!r}"
     if is_lazy(tensor):
         return
@@ -77,11 +74,6 @@ def check_parameter(name: str, tensor: torch.Tensor, needs_layers: bool) -> None
         tensor = local_of(tensor)
         if tensor.device.type != "cpu":
             raise TypeError(f"{what} must be in the CPU's memory as a DTensor, got {tensor.device}")
-    if needs_layers and _is_flat(tensor):
-        raise TypeError(
-            f"{what} must be a layer, got a piece of several that FSDP1 flattened, whose norm is no layer's; "
-            "fully_shard of FSDP2 leaves layers as they are"
-        )
     kind = type(tensor)
     if kind.__torch_dispatch__ is not _PLAIN:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
@@ -102,11 +94,6 @@ def check_parameter(name: str, tensor: torch.Tensor, needs_layers: bool) -> None
     strides = zip(tensor.stride(), tensor.shape, strict=True)
     if tensor.numel() and any(stride == 0 and n > 1 for stride, n in strides):
         raise ValueError(f"{what} has elements that share memory (strides {tensor.stride()}); use clone()")
-
-
-def _is_flat(tensor: torch.Tensor) -> bool:
-    """Return whether a parameter is a flat one of FullyShardedDataParallel, or a piece of one."""
-    return bool(getattr(tensor, "_fsdp_flattened", False))
 
 
 def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:

@@ -79,7 +79,7 @@ class PartBackend(CpuBackend):
             self._plan.nonfinite,
             *(bucket.hyper[:, kept].tobytes() for bucket in self._buckets),
             *(bucket.hyper64.tobytes() for bucket in self._buckets),
-            *(bucket.random.tobytes() for bucket in self._buckets),
+            *(bucket.random[:, columns.SEED].tobytes() for bucket in self._buckets),
         )
 
     def new_bucket(
