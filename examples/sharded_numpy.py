@@ -46,7 +46,7 @@ def main() -> None:
         "output weight": rng.normal(0, 0.09, (256, 10)).astype(np.float32),
         "output bias": np.zeros(10, np.float32),
     }
-    sharding = nl.Sharding(world, average="ordered")
+    sharding = nl.Sharding(world)
     optimizer = nl.Lamb(params, learning_rate=0.02, weight_decay=0.01, comm=sharding)
     if options.resume:
         nl.load(options.checkpoint, optimizer)

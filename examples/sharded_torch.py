@@ -29,7 +29,7 @@ def main() -> None:
 
     torch.manual_seed(0)  # the same weights on all ranks
     model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
-    optimizer = ShardedLamb(model.named_parameters(), lr=0.02, weight_decay=0.01, average="ordered")
+    optimizer = ShardedLamb(model.named_parameters(), lr=0.02, weight_decay=0.01)
     start = 0
     if options.resume:
         state = {"step": 0, "model": model.state_dict(), "optimizer": optimizer.state_dict()}

@@ -50,13 +50,6 @@ class ThreadComm:
         told = np.concatenate(self._told(values))
         return lambda: out.reshape(-1).__setitem__(slice(None), told)
 
-    def reduce_scatter(self, out: Any, values: Any) -> Callable[[], None]:
-        parts = [one.reshape(self.size, -1)[self.rank] for one in self._told(values)]
-        total = parts[0].copy()
-        for part in parts[1:]:
-            total += part
-        return lambda: out.__setitem__(slice(None), total)
-
     def all_to_all(self, out: Any, values: Any) -> Callable[[], None]:
         parts = np.concatenate([one.reshape(self.size, -1)[self.rank] for one in self._told(values)])
         return lambda: out.__setitem__(slice(None), parts)

@@ -76,7 +76,7 @@ def test_the_bytes_are_those_of_one_process(make: Any, dtype: Any) -> None:
 
     def work(comm: Any) -> dict[str, Any]:
         own = arrays(1, dtype)
-        sharded = make(own, comm=nl.Sharding(comm, average="ordered", bucket_mb=0.1))
+        sharded = make(own, comm=nl.Sharding(comm, bucket_mb=0.1))
         take(sharded, range(4), dtype)
         return left(own, sharded)
 
@@ -91,13 +91,13 @@ def test_resuming_on_another_number_of_ranks(tmp_path: Any) -> None:
     take(opt, range(4), np.float32)
 
     def begin(comm: Any) -> None:
-        own = MAKES["lamb"](arrays(1, np.float32), comm=nl.Sharding(comm, average="ordered"))
+        own = MAKES["lamb"](arrays(1, np.float32), comm=nl.Sharding(comm))
         take(own, range(2), np.float32)
         nl.save(file, own)
 
     def finish(comm: Any) -> dict[str, Any]:
         own = arrays(3, np.float32)
-        resumed = MAKES["lamb"](own, comm=nl.Sharding(comm, average="ordered"))
+        resumed = MAKES["lamb"](own, comm=nl.Sharding(comm))
         nl.load(file, resumed)
         take(resumed, range(2, 4), np.float32)
         return left(own, resumed)
@@ -135,7 +135,7 @@ def test_a_gradient_that_one_rank_lacks_is_averaged_as_zeros() -> None:
 def test_a_nan_of_one_rank_stops_all_alike(nonfinite: Any) -> None:
     def work(comm: Any) -> tuple[bytes, str, int]:
         params = arrays(1, np.float32)
-        opt = nl.Lamb(params, 0.1, nonfinite=nonfinite, comm=nl.Sharding(comm, average="ordered"))
+        opt = nl.Lamb(params, 0.1, nonfinite=nonfinite, comm=nl.Sharding(comm))
         take(opt, range(1), np.float32)
         before, said = left(params, opt), ""
         gradients = arrays(5, np.float32)
@@ -176,7 +176,7 @@ def differ(what: str, opt: nl.Lamb) -> None:
 def test_ranks_that_differ_all_raise_and_go_on_once_they_agree(what: str, said: str) -> None:
     def work(comm: Any) -> bytes:
         params = arrays(1, np.float32)
-        opt = nl.Lamb(params, 0.1, comm=nl.Sharding(comm, average="ordered"))
+        opt = nl.Lamb(params, 0.1, comm=nl.Sharding(comm))
         before = left(params, opt)
         gradients = arrays(5, np.float32)
         own = dict(gradients)
@@ -248,7 +248,6 @@ def test_centralization_needs_whole_layers_from_the_start() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"average": "mean"}, "average must be 'library' or 'ordered', got 'mean'"),
         ({"bucket_mb": 0}, "bucket_mb must be a finite number > 0, got 0"),
         ({"timeout": float("inf")}, "timeout must be a finite number > 0, got inf"),
     ],

@@ -68,7 +68,7 @@ def test_the_bits_are_those_of_one_process(kind: str, dtype: torch.dtype) -> Non
     take(single, opt, range(5))
 
     def make(model: nn.Module, comm: Any) -> Any:
-        given = {"process_group": comm, "average": "ordered", "bucket_mb": 0.05}
+        given = {"process_group": comm, "bucket_mb": 0.05}
         return getattr(nlt, f"Sharded{name}")(model.named_parameters(), **given, **options)
 
     def work(comm: Any) -> bool:
@@ -99,7 +99,7 @@ def test_the_whole_state_goes_to_an_optimizer_of_one_process_and_back() -> None:
 
     def work(comm: Any) -> tuple[Any, Any]:
         model = copy.deepcopy(first)
-        sharded = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm, average="ordered")
+        sharded = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm)
         take(model, sharded, range(4))
         return sharded.full_state_dict(), model
 
@@ -164,5 +164,5 @@ def test_what_it_cannot_do_is_said() -> None:
         copy.deepcopy(opt)
     with pytest.raises(TypeError, match="'beta1' is no option of numba_lamb"):
         nlt.ShardedLamb(network().named_parameters(), beta1=0.9)
-    with pytest.raises(ValueError, match="average must be 'library' or 'ordered', got 'mean'"):
-        nlt.ShardedLamb(network().named_parameters(), average="mean")
+    with pytest.raises(ValueError, match="timeout must be a finite number > 0, got -1"):
+        nlt.ShardedLamb(network().named_parameters(), timeout=-1)

@@ -1,4 +1,4 @@
-"""Comm: the four collectives that a step needs."""
+"""Comm: the two collectives that a step needs."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -39,9 +39,6 @@ class Comm(Protocol):
 
     def all_gather(self, out: Array, values: Array) -> Wait:
         """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
-
-    def reduce_scatter(self, out: Array, values: Array) -> Wait:
-        """Begin to write into `out` the sum over ranks of this rank's part of `values`, in whatever order."""
 
     def all_to_all(self, out: Array, values: Array) -> Wait:
         """Begin to write into `out` this rank's part of every rank's `values`, one rank after the other."""

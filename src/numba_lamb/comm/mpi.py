@@ -34,17 +34,13 @@ class MpiComm:
         """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
         return self._begun(self._comm.Iallgather, values, out)
 
-    def reduce_scatter(self, out: Array, values: Array) -> Wait:
-        """Begin to write into `out` the sum over ranks of this rank's part of `values`, in whatever order."""
-        return self._begun(self._comm.Ireduce_scatter_block, values, out, self._mpi.SUM)
-
     def all_to_all(self, out: Array, values: Array) -> Wait:
         """Begin to write into `out` this rank's part of every rank's `values`, one rank after the other."""
         return self._begun(self._comm.Ialltoall, values, out)
 
-    def _begun(self, collective: Any, values: Array, out: Array, *operation: Any) -> Wait:
+    def _begun(self, collective: Any, values: Array, out: Array) -> Wait:
         try:
-            request = collective(values, out, *operation)
+            request = collective(values, out)
         except self._mpi.Exception as error:
             raise CommError(f"rank {self.rank}: {error}") from error
 

@@ -9,20 +9,18 @@ from numba_lamb.comm.interface import Comm
 from numba_lamb.comm.mpi import MpiComm
 from numba_lamb.foreign import kind_of
 
-AVERAGES = ("library", "ordered")
-
 
 @dataclass(frozen=True)
 class Sharding:
     """How ranks share the state of an optimizer, and average gradients.
 
+    The average is added up in float64 in the order of ranks and rounded once, so that it does not depend on the
+    library by which ranks talk.
+
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm or None
         The ranks; None for this process alone.
-    average : {"library", "ordered"}, default "library"
-        How gradients are added up: as the library that ranks talk by does it, in an order of its own; or in the
-        order of ranks, in float64, rounded once.
     bucket_mb : float, default 25.0
         MiB of gradients that travel together, > 0. Two such buffers are under way at most.
     timeout : float, default 300.0
@@ -37,7 +35,7 @@ class Sharding:
     --------
     >>> import numpy as np
     >>> import numba_lamb as nl
-    >>> sharding = nl.Sharding(None, average="ordered")
+    >>> sharding = nl.Sharding(None, bucket_mb=10)
     >>> w = np.array([3.0, 4.0], dtype=np.float32)
     >>> opt = nl.Lamb({"w": w}, learning_rate=0.1, comm=sharding)
     >>> opt.step({"w": np.array([1.0, -1.0], dtype=np.float32)})
@@ -46,13 +44,10 @@ class Sharding:
     """
 
     comm: Any
-    average: str = "library"
     bucket_mb: float = 25.0
     timeout: float = 300.0
 
     def __post_init__(self) -> None:
-        if self.average not in AVERAGES:
-            raise ValueError(f"average must be 'library' or 'ordered', got {self.average!r}")
         for name in ("bucket_mb", "timeout"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
@@ -75,7 +70,7 @@ class Sharding:
 
 def is_comm(comm: object) -> bool:
     """Return whether an object has what a `Comm` has."""
-    return all(hasattr(comm, name) for name in ("sharing", "all_gather", "reduce_scatter", "all_to_all"))
+    return all(hasattr(comm, name) for name in ("sharing", "all_gather", "all_to_all"))
 
 
 def sharding_of(comm: object) -> Sharding | None:

@@ -42,7 +42,7 @@ def sharded(
     num_threads: int | None, sharding: Sharding, centralized: Callable[[], Sequence[int]]
 ) -> ShardedBackend:
     """Return the backend for state that ranks share; `centralized` returns the groups whose layers stay whole."""
-    given = sharding.connect(), sharding.average, sharding.bucket_mb
+    given = sharding.connect(), sharding.bucket_mb
     return ShardedBackend(num_threads, *given, centralized)
 
 

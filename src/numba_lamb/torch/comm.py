@@ -10,9 +10,8 @@ import torch.distributed as dist
 from numba_lamb.comm.cpus import own_cpus, sharing
 from numba_lamb.comm.interface import Array, CommError, Wait
 
-# Renamed in PyTorch 2.13, where the older names warn.
+# Renamed in PyTorch 2.13, where the older name warns.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-_reduce_scatter: Any = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class TorchComm:
@@ -42,10 +41,6 @@ class TorchComm:
     def all_gather(self, out: Array, values: Array) -> Wait:
         """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
         return self._begun(_all_gather, out.reshape(-1), values)
-
-    def reduce_scatter(self, out: Array, values: Array) -> Wait:
-        """Begin to write into `out` the sum over ranks of this rank's part of `values`, in whatever order."""
-        return self._begun(_reduce_scatter, out, values)
 
     def all_to_all(self, out: Array, values: Array) -> Wait:
         """Begin to write into `out` this rank's part of every rank's `values`, one rank after the other."""

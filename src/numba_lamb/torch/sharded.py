@@ -35,12 +35,11 @@ class Sharded(LayerwiseOptimizer):
         self,
         params: ParamsT,
         process_group: Any,
-        average: str,
         bucket_mb: float,
         timeout: float,
         options: Mapping[str, Any],
     ) -> None:
-        given = Sharding(None, average, bucket_mb, timeout)
+        given = Sharding(None, bucket_mb, timeout)
         if is_comm(process_group):
             given = replace(given, comm=process_group)
         elif process_group is not None or (dist.is_available() and dist.is_initialized()):
@@ -244,8 +243,8 @@ def _length(model: Model, rank: int) -> int:
 
 _DOC = """{name} for data-parallel training: ranks average gradients, and each has its part of the state.
 
-Steps are those of `numba_lamb.torch.{name}` on the averaged gradients, to the bit, on any number of ranks. A layer
-may lie on several ranks; its norms are those of the whole. The model is not wrapped in
+Steps are those of `numba_lamb.torch.{name}` on the averaged gradients, to the bit, on any number of ranks. The average
+is added up in float64 in the order of ranks and rounded once, whatever library carries it. A layer may lie on several ranks; its norms are those of the whole. The model is not wrapped in
 ``DistributedDataParallel``: gradients stay this rank's own until `step`, and accumulate without ``no_sync``.
 
 Parameters
@@ -257,9 +256,6 @@ params : iterable
 process_group : ProcessGroup, optional
     The ranks; by default all processes of `torch.distributed`, or this one alone where that is not initialized.
     Its backend for the CPU's memory is used: ``gloo``.
-average : {{"library", "ordered"}}, default "library"
-    How gradients are added up: as the process group does it, in an order of its own; or in the order of ranks, in
-    float64, rounded once.
 bucket_mb : float, default 25.0
     MiB of gradients that travel together, > 0. Two such buffers are under way at most.
 timeout : float, default 300.0
@@ -297,12 +293,11 @@ def _made_of(plain: type[LayerwiseOptimizer]) -> Any:
         params: ParamsT,
         *,
         process_group: Any = None,
-        average: str = "library",
         bucket_mb: float = 25.0,
         timeout: float = 300.0,
         **options: Any,
     ) -> None:
-        Sharded.__init__(self, params, process_group, average, bucket_mb, timeout, options)
+        Sharded.__init__(self, params, process_group, bucket_mb, timeout, options)
 
     name = f"Sharded{plain.__name__}"
     body = {"__doc__": _DOC.format(name=plain.__name__), "__init__": __init__, "__module__": __name__}

@@ -46,8 +46,6 @@ class ShardedBackend(PartBackend):
         CPU threads; by default no more than there are CPUs for each rank.
     comm : Comm
         The ranks.
-    average : {"library", "ordered"}
-        How gradients are averaged: added up as the library does it, or in the order of ranks in float64.
     bucket_mb : float
         MiB that a buffer holds; one is under way while another is computed with.
     centralized : callable
@@ -58,12 +56,11 @@ class ShardedBackend(PartBackend):
         self,
         num_threads: int | None,
         comm: Comm,
-        average: str,
         bucket_mb: float,
         centralized: Callable[[], Sequence[int]],
     ) -> None:
         super().__init__(num_threads, comm)
-        self._ordered, self._capacity = average == "ordered", int(bucket_mb * 2**20)
+        self._capacity = int(bucket_mb * 2**20)
         self._centralized = centralized
         self._traffic: list[Traffic] = []
         self._stages: list[tuple[list[_Stage], Sequence[int]]] = []
@@ -129,7 +126,7 @@ class ShardedBackend(PartBackend):
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
         self._traffic = [
-            Traffic(bucket, bucket.division, self.comm, self._capacity, self._ordered, self._num_threads)
+            Traffic(bucket, bucket.division, self.comm, self._capacity, self._num_threads)
             for bucket in plan.buckets
             if isinstance(bucket, CpuBucket) and bucket.division is not None
         ]

@@ -56,8 +56,6 @@ class Traffic:
         The ranks.
     capacity : int
         Bytes that a buffer may hold, as long as it holds a chunk of each rank.
-    ordered : bool
-        Whether gradients are added up in the order of ranks, in float64.
     num_threads : int or None
         CPU threads.
     """
@@ -68,10 +66,9 @@ class Traffic:
         division: Division,
         comm: Comm,
         capacity: int,
-        ordered: bool,
         num_threads: int | None,
     ) -> None:
-        self.bucket, self._comm, self._ordered, self._threads = bucket, comm, ordered, num_threads
+        self.bucket, self._comm, self._threads = bucket, comm, num_threads
         self.widths = np.array([p.storage.itemsize for p in bucket.precisions], dtype=np.int64)
         self.pieces = _pieces(division, comm, capacity, bucket.dtype.itemsize, self.widths)
         own = division.own[comm.rank]
@@ -90,7 +87,7 @@ class Traffic:
         self._slots = [
             (
                 aligned_zeros(size * room, dtype),
-                aligned_zeros((size if ordered else 1) * room, dtype),
+                aligned_zeros(size * room, dtype),
                 aligned_zeros(byte_room, np.dtype(np.uint8)),
                 aligned_zeros(size * byte_room, np.dtype(np.uint8)),
             )
@@ -113,33 +110,20 @@ class Traffic:
     def _send(self, number: int) -> None:
         piece = self.pieces[number]
         values, out = self._slots[number % _SLOTS][:2]
-        values, out = values[: self._comm.size * piece.room], out[: self._out(piece)]
+        values, out = (buffer[: self._comm.size * piece.room] for buffer in (values, out))
         formats = self.formats if self.formats.any() else None
         launch.run(
             staging.pack_gradients, len(piece.runs), self._threads, self.given, formats, piece.runs, values
         )
-        collective = self._comm.all_to_all if self._ordered else self._comm.reduce_scatter
-        self._coming.append(collective(out, values))
-
-    def _out(self, piece: _Piece) -> int:
-        return (self._comm.size if self._ordered else 1) * piece.room
+        self._coming.append(self._comm.all_to_all(out, values))
 
     def arrive(self, number: int) -> None:
         """Wait for the average of a piece, which must be the next, and put it into `shard`."""
         piece, size = self.pieces[number], self._comm.size
         self._coming[number]()
-        out = self._slots[number % _SLOTS][1][: self._out(piece)]
+        rows = self._slots[number % _SLOTS][1][: size * piece.room].reshape(size, piece.room)
         target = self.shard[piece.elements]
-        # Infinite and NaN gradients are told of by the finite check.
-        with np.errstate(all="ignore"):
-            if self._ordered:
-                rows = out.reshape(size, -1)[:, : len(target)]
-                total = rows[0].astype(np.float64)
-                for row in rows[1:]:
-                    total += row
-                target[:] = total / size
-            else:
-                np.divide(out[: len(target)], size, out=target)
+        launch.run(staging.average, -(-len(target) // CHUNK), self._threads, rows, target)
         if number + _SLOTS < len(self.pieces):
             self._send(number + _SLOTS)
 

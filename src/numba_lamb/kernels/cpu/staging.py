@@ -13,7 +13,7 @@ from numba_lamb._compile import cpu_kernel
 from numba_lamb.kernels.columns import GRADIENT, WEIGHTS
 from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, pointer_to, stack_values
 from numba_lamb.kernels.cpu.rows import load, stored
-from numba_lamb.layout import LANES
+from numba_lamb.layout import CHUNK, LANES
 
 _BYTE = np.uint8(0)
 
@@ -35,6 +35,24 @@ def pack_gradients(addresses: Any, formats: Any, runs: Any, out: Any) -> None:
                 g = load(gradient, start + first, width, out.itemsize, buffer)
                 for i in range(width):
                     out[at + first + i] = g[i]
+        leave_ieee(mode)
+
+
+@cpu_kernel
+def average(rows: Any, out: Any) -> None:
+    """Write the mean of `rows` into `out`, added up in their order in float64: they may be longer."""
+    for chunk in prange(-(-out.shape[0] // CHUNK)):
+        mode = enter_ieee()
+        totals = stack_values(CHUNK, 0.0)
+        first = chunk * CHUNK
+        count = min(out.shape[0] - first, CHUNK)
+        for i in range(count):
+            totals[i] = rows[0, first + i]
+        for rank in range(1, rows.shape[0]):
+            for i in range(count):
+                totals[i] += rows[rank, first + i]
+        for i in range(count):
+            out[first + i] = totals[i] / rows.shape[0]
         leave_ieee(mode)
 
 
