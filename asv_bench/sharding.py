@@ -2,8 +2,8 @@
 
     torchrun --nproc-per-node 2 asv_bench/sharding.py [--profile resnet-50] [--rounds 9]
 
-Every rank holds all ways to take a step at once, and rounds go through them in turn, so that a machine that others use
-slows all of them alike. Gradients stay where they are: what is timed is averaging, the step, and handing out weights.
+Every rank holds all ways to take a step at once, and rounds go through them in turn, so that a machine that others
+use slows all of them alike. What is timed is averaging gradients, the step, and handing out weights.
 """
 
 import argparse
@@ -64,11 +64,6 @@ def main() -> None:
         "ZeRO-1 by layers: all-reduce, ZeroRedundancyOptimizer(Lamb)": Ranks(
             shapes, lambda ps: ZeroRedundancyOptimizer(ps, Lamb, lr=RATE), averages=False
         ),
-        "ShardedLamb": Ranks(shapes, lambda ps: ShardedLamb(ps, lr=RATE), averages=True),
-        "ShardedLamb, nothing overlaps": Ranks(
-            shapes, lambda ps: ShardedLamb(ps, lr=RATE, bucket_mb=1e6), averages=True
-        ),
-        "ShardedLamb": Ranks(shapes, lambda ps: ShardedLamb(ps, lr=RATE), averages=True),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for number in range(options.rounds + 2):

@@ -243,9 +243,10 @@ def _length(model: Model, rank: int) -> int:
 
 _DOC = """{name} for data-parallel training: ranks average gradients, and each has its part of the state.
 
-Steps are those of `numba_lamb.torch.{name}` on the averaged gradients, to the bit, on any number of ranks. The average
-is added up in float64 in the order of ranks and rounded once, whatever library carries it. A layer may lie on several ranks; its norms are those of the whole. The model is not wrapped in
-``DistributedDataParallel``: gradients stay this rank's own until `step`, and accumulate without ``no_sync``.
+Steps are those of `numba_lamb.torch.{name}` on the averaged gradients, to the bit, on any number of ranks. The
+average is added up in float64 in the order of ranks and rounded once, whatever library carries it. A layer may lie on
+several ranks; its norms are those of the whole. The model is not wrapped in ``DistributedDataParallel``: gradients
+stay this rank's own until `step`, and accumulate without ``no_sync``.
 
 Parameters
 ----------
