@@ -97,7 +97,7 @@ class Lans(Optimizer):
         capture_steps: int | None = None,
         comm: Any = None,
     ) -> None:
-        super().__init__(LANS, params, LANS.numpy_given(locals()), num_threads, capture_steps)
+        super().__init__(LANS, params, LANS.numpy_given(locals()), num_threads, capture_steps, comm)
 
     beta1 = GroupOption()
     beta2 = GroupOption()
