@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from numba_lamb.cli.bench.profiles import PROFILES
-from numba_lamb.torch import Lamb, ShardedLamb
+from numba_lamb.torch import Lamb
 
 RATE = 1e-5
 

@@ -78,8 +78,13 @@ def test_the_bytes_are_those_of_one_process(make: Any, dtype: Any) -> None:
         own = arrays(1, dtype)
         sharded = make(own, comm=nl.Sharding(comm, bucket_mb=0.1))
         take(sharded, range(4), dtype)
+        assert (
+            sum(bucket.state.nbytes["m"] for bucket in sharded._buckets) * comm.size
+            <= whole + slack * comm.size
+        )
         return left(own, sharded)
 
+    whole, slack = sum(bucket.state.nbytes["m"] for bucket in opt._buckets), 2 * 8 * (CHUNK + 64)
     for size in (1, 2, 3, 8):
         for found in on_ranks(size, work):
             assert found == expected

@@ -39,6 +39,11 @@ class Sharded(LayerwiseOptimizer):
         timeout: float,
         options: Mapping[str, Any],
     ) -> None:
+        if options.get("fused_amp"):
+            raise ValueError(
+                "fused_amp must be False where ranks share state, got True: each rank's GradScaler follows its own "
+                "gradients; torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler follows all of them"
+            )
         given = Sharding(None, bucket_mb, timeout)
         if is_comm(process_group):
             given = replace(given, comm=process_group)
@@ -244,9 +249,9 @@ def _length(model: Model, rank: int) -> int:
 _DOC = """{name} for data-parallel training: ranks average gradients, and each has its part of the state.
 
 Steps are those of `numba_lamb.torch.{name}` on the averaged gradients, to the bit, on any number of ranks. The
-average is added up in float64 in the order of ranks and rounded once, whatever library carries it. A layer may lie on
-several ranks; its norms are those of the whole. The model is not wrapped in ``DistributedDataParallel``: gradients
-stay this rank's own until `step`, and accumulate without ``no_sync``.
+average is added up in float64 in the order of ranks and rounded once, whatever library carries it. A layer may
+lie on several ranks; its norms are those of the whole. The model is not wrapped in ``DistributedDataParallel``:
+gradients stay this rank's own until `step`, and accumulate without ``no_sync``.
 
 Parameters
 ----------

@@ -148,7 +148,7 @@ class PartBackend(CpuBackend):
             self._agreement.fail(error)
             raise _Failed(error) from None
         given = np.zeros(len(self._plan.placement), dtype=np.bool_) if held is None else held.found != 0
-        given, skips = self._agreement.reach(self._facts(given, held is None), given, held is None)
+        given, skips = self._agreement.reach(self._facts(given), given, held is None)
         if skips:
             self._counters.skip()
             return False
@@ -159,15 +159,15 @@ class PartBackend(CpuBackend):
             self._held, self._found = held, given.astype(np.int64)
         return passed
 
-    def _facts(self, given: NDArray[np.bool_], skips: bool) -> dict[str, bytes]:
+    def _facts(self, given: NDArray[np.bool_]) -> dict[str, bytes]:
         """Return what must be the same on all ranks."""
         return {
             "the layers": self._layers,
             "the number of steps": digest(self.counters()),
             "options": self._options,
-            "learning rates and weight decays": digest(None if skips else self._written),
-            "the loss scale": digest(None if skips else self._scale),
-            "which parameters have gradients": digest(None if skips else given.tobytes()),
+            "learning rates and weight decays": digest(self._written),
+            "the loss scale": digest(self._scale),
+            "which parameters have gradients": digest(given.tobytes()),
         }
 
     def _enter(self, held: Held, given: NDArray[np.bool_]) -> None:

@@ -139,9 +139,9 @@ class ShardedBackend(PartBackend):
 
     # -- the step ------------------------------------------------------------------------------------------
 
-    def _facts(self, given: NDArray[np.bool_], skips: bool) -> dict[str, bytes]:
+    def _facts(self, given: NDArray[np.bool_]) -> dict[str, bytes]:
         """Return what must be the same on all ranks; a gradient that others have is averaged as zeros."""
-        return super()._facts(np.zeros(0, dtype=np.bool_), skips)
+        return super()._facts(np.zeros(0, dtype=np.bool_))
 
     def _enter(self, held: Held, given: NDArray[np.bool_]) -> None:
         """Begin to average the gradients, of which all ranks together have those that are `given`."""
