@@ -41,7 +41,7 @@ class Sharded(LayerwiseOptimizer):
     ) -> None:
         if options.get("fused_amp"):
             raise ValueError(
-                "fused_amp must be False where ranks share state, got True: each rank's GradScaler follows its own "
+                "fused_amp must be False where ranks share state, got True: a GradScaler follows its own rank's "
                 "gradients; torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler follows all of them"
             )
         given = Sharding(None, bucket_mb, timeout)
