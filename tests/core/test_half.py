@@ -196,3 +196,17 @@ def test_a_file_has_parameters_of_bfloat16(tmp_path: Path) -> None:
     for each in (opt, resumed):
         train(each, 2, BFLOAT16, seed=6)
     assert frozen(params) == frozen(again)
+
+
+def test_a_master_that_float16_cannot_hold_is_told_by_name() -> None:
+    w, others = np.array([64992, 1], np.float16), np.ones(3, BFLOAT16)
+    opt = nl.Momentum({"w": w, "others": others}, 1.0, 0.0)
+    assert not opt.stats()
+    opt.step([np.array([-1000, 0], np.float32), np.zeros(3, BFLOAT16)])
+    assert w.tolist() == [np.inf, 1]
+    assert opt.stats()["beyond_float16/w"] == 1
+    assert "beyond_float16/others" not in opt.stats()
+    # The master goes on where it was.
+    opt.step([np.array([1000, 0], np.float32), np.zeros(3, BFLOAT16)])
+    assert w.tolist() == [64992, 1]
+    assert opt.stats()["beyond_float16/w"] == 0

@@ -24,14 +24,13 @@ def is_dtensor(tensor: object) -> bool:
     return kind.__name__ == "DTensor" and kind.__module__.startswith("torch.distributed")
 
 
-def local_of(tensor: Any) -> Tensor:
+def local_of(tensor: Any) -> Any:
     """Return what there is of a tensor on this rank: itself where it is no DTensor."""
-    local: Tensor = tensor._local_tensor if is_dtensor(tensor) else tensor
-    return local
+    return tensor._local_tensor if is_dtensor(tensor) else tensor
 
 
 def alike(gradient: Any, parameter: Any) -> Any:
-    """Return a gradient whose pieces are those of its parameter, which may take a collective."""
+    """Return a gradient, if there is one, whose pieces are its parameter's, which may take a collective."""
     if not (is_dtensor(gradient) and is_dtensor(parameter)) or gradient.placements == parameter.placements:
         return gradient
     with torch.no_grad():

@@ -32,6 +32,7 @@ from numba_lamb.torch.named import device_of, names_in
 from numba_lamb.torch.rates import GroupRates
 from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
+from numba_lamb.torch.stored import beyond_float16
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -188,9 +189,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Return the gradients; of those that lie in pieces what there is here."""
         if self._model is None or not self._model.has_pieces:
             return [tensor.grad for tensor in tensors]
-        return [
-            tensor.grad if tensor.grad is None else local_of(alike(tensor.grad, tensor)) for tensor in tensors
-        ]
+        return [local_of(alike(tensor.grad, tensor)) for tensor in tensors]
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
@@ -301,11 +300,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.
 
         Names are those of ``model.named_parameters()`` where they were given, else ``param_<index>``. Ready for
-        ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``.
+        ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``. For a float16
+        parameter with a master ``beyond_float16`` is how many of its elements are infinite and their masters not.
         """
         if self._model is None or self._backend is None:
             return {}
-        return self._backend.stats()
+        return {**self._backend.stats(), **beyond_float16(self._model.members, self.state)}
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ import torch
 
 from numba_lamb.engine.precision import Piece, Precision
 from numba_lamb.layout import LANES
+from numba_lamb.numerics.storage import FLOAT16_END
+from numba_lamb.torch.dtensors import local_of
 from numba_lamb.torch.tensors import NUMPY_DTYPES
 
 STATE_DTYPES: dict[np.dtype[Any], torch.dtype] = {
@@ -59,6 +61,16 @@ def fitted(
         elif scale is not None and value.dtype in (torch.int8, torch.uint8):
             found[name] = _decoded(value, scale, tensor).to(wanted)
     return found
+
+
+def beyond_float16(members: Sequence[Any], state: Mapping[Any, Any]) -> dict[str, float]:
+    """Return how many elements of each float32 master that is here its float16 parameter cannot hold."""
+    masters = {member.name: state.get(member.tensor, {}).get("master") for member in members}
+    return {
+        f"beyond_float16/{name}": float((local_of(master).abs() >= FLOAT16_END).sum())
+        for name, master in masters.items()
+        if master is not None
+    }
 
 
 def in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:

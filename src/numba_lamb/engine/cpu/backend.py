@@ -240,7 +240,10 @@ class CpuBackend(Backend):
             for bucket in self._buckets
         }
         plan = self._plan
-        return named_stats(plan.method.statistics, plan.placement, written, self._counters.grad_norm)
+        found = named_stats(plan.method.statistics, plan.placement, written, self._counters.grad_norm)
+        for bucket in self._buckets:
+            found |= bucket.beyond_float16()
+        return found
 
     def record(self) -> CpuRecord:
         """Return a copy of what the last step left."""
