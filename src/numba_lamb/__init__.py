@@ -4,6 +4,7 @@ from numba_lamb import callbacks, checkpoint, schedules
 from numba_lamb.comm import CommError, Sharding
 from numba_lamb.history import History
 from numba_lamb.layout import FlatLayout, Layer
+from numba_lamb.loss_scale import DynamicLossScale
 from numba_lamb.optimizers import telemetry as _telemetry  # noqa: F401  (what History finds is registered there)
 from numba_lamb.optimizers.lamb import Lamb
 from numba_lamb.optimizers.lans import Lans
@@ -18,6 +19,7 @@ __version__ = "0.2.0"
 __all__ = [
     "LARS",
     "CommError",
+    "DynamicLossScale",
     "FlatLayout",
     "History",
     "Lamb",
