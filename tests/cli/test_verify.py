@@ -325,7 +325,6 @@ def test_a_gpu_gives_the_same_bits(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(inputs, "SHAPES", few)
     monkeypatch.setattr(cases, "SHAPES", few)
     monkeypatch.setattr(trace, "PIECE", 2)
-    monkeypatch.setattr(trace, "cases_of", lambda method: cases.cases_of(method)[:1])
     on_gpu = places.Place("a GPU", gpu.array, lambda array: array.get())
     for method in MOMENTUM.values():
         first = cases.cases_of(method)[:1]
