@@ -34,7 +34,7 @@ SUM = 8
 ELEMENT = 4
 """Bytes of a gradient, a weight or a moment: float32."""
 MIB = 2**20
-BUCKETS = [25.0 * 2**power for power in range(7)]
+BUCKETS = (25.0, 50.0, 100.0, 200.0, 400.0, 800.0, 1600.0)
 """MiB that may travel together, of which the best is taken."""
 MEETINGS: dict[str, tuple[int, ...]] = {
     "Lamb": (1, 2),
@@ -269,7 +269,8 @@ def whole_tensors(machine: Machine, shapes: Sequence[Shape], ranks: int) -> tupl
 def best_bucket(shapes: Sequence[Shape], ranks: int, machine: Machine) -> float:
     """Return that of `BUCKETS` with which a step is shortest."""
     parameters = parameter_count(shapes)
-    return min(BUCKETS, key=lambda mb: count(shapes, ranks, mb).times(machine, parameters).step)
+    steps = {mb: count(shapes, ranks, mb).times(machine, parameters).step for mb in BUCKETS}
+    return min(BUCKETS, key=steps.__getitem__)
 
 
 # -- real steps ------------------------------------------------------------------------------------------------
@@ -280,7 +281,7 @@ OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "Lamb, max_grad_norm": partial(nl.Lamb, learning_rate=1e-3, max_grad_norm=1.0),
     'Lamb, nonfinite="propagate"': partial(nl.Lamb, learning_rate=1e-3, nonfinite="propagate"),
     "Lans": partial(nl.Lans, learning_rate=1e-3),
-    "Lars": lambda *given, **options: nl.Lars(nl.Momentum(*given, 1e-3, 0.9, **options)),
+    "Lars": lambda params, **options: nl.Lars(nl.Momentum(params, 1e-3, 0.9, **options)),
     "Momentum": partial(nl.Momentum, learning_rate=1e-3, momentum=0.9),
 }
 """What `MEETINGS` are those of."""
