@@ -17,7 +17,7 @@ import torch.distributed as dist
 from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from numba_lamb.cli.bench.profiles import PROFILES
-from numba_lamb.torch import Lamb
+from numba_lamb.torch import Lamb, ShardedLamb
 
 RATE = 1e-5
 
@@ -63,6 +63,10 @@ def main() -> None:
         "replicated: all-reduce, Lamb": Ranks(shapes, lambda ps: Lamb(ps, lr=RATE), averages=False),
         "ZeRO-1 by layers: all-reduce, ZeroRedundancyOptimizer(Lamb)": Ranks(
             shapes, lambda ps: ZeroRedundancyOptimizer(ps, Lamb, lr=RATE), averages=False
+        ),
+        "ShardedLamb": Ranks(shapes, lambda ps: ShardedLamb(ps, lr=RATE), averages=True),
+        "ShardedLamb, nothing overlaps": Ranks(
+            shapes, lambda ps: ShardedLamb(ps, lr=RATE, bucket_mb=1e6), averages=True
         ),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
