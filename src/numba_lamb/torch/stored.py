@@ -63,6 +63,23 @@ def fitted(
     return found
 
 
+def rest_of(tensor: torch.Tensor, master: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what a parameter's state has beside it for a float32 master.
+
+    Of two bfloat16 numbers that are as near to a master, ours is the one away from zero. Where it is the
+    other, the master becomes its neighbour in float32.
+    """
+    if tensor.dtype == torch.float16:
+        return {"master": master.to(torch.float32).clone()}
+    if tensor.dtype != torch.bfloat16:
+        return {}
+    high = (tensor.contiguous().view(torch.int16).to(torch.int64) & 0xFFFF) << 16
+    rest = (master.to(torch.float32).contiguous().view(torch.int32).to(torch.int64) & 0xFFFF_FFFF) - high
+    # What is further away belongs to a parameter that was written since.
+    rest = torch.where(rest.abs() <= 0x8000, rest.clamp_max(0x7FFF), 0)
+    return {"remainder": rest.to(torch.int16).view_as(tensor)}
+
+
 def beyond_float16(members: Sequence[Any], state: Mapping[Any, Any]) -> dict[str, float]:
     """Return how many elements of each float32 master that is here its float16 parameter cannot hold."""
     masters = {member.name: state.get(member.tensor, {}).get("master") for member in members}
