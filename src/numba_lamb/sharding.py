@@ -64,6 +64,20 @@ class Division:
         return list(zip(self.starts[rank].tolist(), self.stops[rank].tolist(), strict=True))
 
     @cached_property
+    def owner(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """For each chunk the first rank that has it, and which of that rank's it is."""
+        rank, place = np.zeros((2, len(self.chunks)), dtype=np.intp)
+        for number in reversed(range(len(self.own))):
+            rank[self.own[number]] = number
+            place[self.own[number]] = np.arange(len(self.own[number]))
+        return rank, place
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether several ranks have a chunk."""
+        return sum(map(len, self.own)) > len(self.chunks)
+
+    @cached_property
     def own(self) -> list[NDArray[np.intp]]:
         """For each rank the numbers of its chunks."""
         layer, begin = self.chunks[:, 0], self.chunks[:, 1]

@@ -223,32 +223,29 @@ class PartBackend(CpuBackend):
 
     def _meet(self, written: Sequence[int], looked: bool) -> None:
         """Have all ranks know the sums in these columns, and what a finite check found if they looked."""
-        parts = []
-        for bucket in self._buckets:
-            parts += [bucket.sums[:, column] for column in written]
+        columns_of = [*written] + [columns.SUMS] * looked
+        rooms = [max(map(len, _divided(bucket).own)) for bucket in self._buckets]
+        begins = np.cumsum([0, *rooms]).tolist()
+        if not begins[-1]:
+            return
+        sent = np.zeros((begins[-1], len(columns_of)))
+        for at, bucket in zip(begins, self._buckets, strict=False):
+            # What was found comes after all sums.
+            known = np.concatenate([bucket.sums, bucket.nonfinite[:, None]], axis=1)
+            sent[at : at + len(known)] = known[:, columns_of]
+        told = np.zeros((self.comm.size, *sent.shape))
+        self.comm.all_gather(told.view(np.uint8), sent.reshape(-1).view(np.uint8))()
+        for at, bucket in zip(begins, self._buckets, strict=False):
+            division = _divided(bucket)
+            rank, place = division.owner
+            found = told[rank, at + place]
+            bucket.all_sums[:, written] = found[:, : len(written)]
             if looked:
-                parts.append(bucket.nonfinite.astype(np.float64))
-        own = np.concatenate(parts) if parts else np.zeros(0)
-        kinds, size = len(written) + looked, self.comm.size
-        counts = [sum(len(_divided(bucket).own[rank]) for bucket in self._buckets) for rank in range(size)]
-        room = kinds * max(counts)
-        sent, told = np.zeros(room), np.zeros((size, room))
-        sent[: len(own)] = own
-        self.comm.all_gather(told.view(np.uint8), sent.view(np.uint8))()
-        for bucket in self._buckets if looked else ():
-            bucket.all_nonfinite[:] = 0
-        # Where several ranks have the same chunks, the first one's sums are taken by all.
-        for rank in reversed(range(size)):
-            at = 0
-            for bucket in self._buckets:
-                numbers = _divided(bucket).own[rank]
-                for column in written:
-                    bucket.all_sums[numbers, column] = told[rank, at : at + len(numbers)]
-                    at += len(numbers)
-                if looked:
-                    found = told[rank, at : at + len(numbers)].astype(np.int32)
-                    bucket.all_nonfinite[numbers] = np.maximum(bucket.all_nonfinite[numbers], found)
-                    at += len(numbers)
+                bucket.all_nonfinite[:] = found[:, -1]
+                for numbers, values in zip(division.own, told, strict=True) if division.overlaps else ():
+                    # Any of several ranks that have a chunk may have found something.
+                    more = values[at : at + len(numbers), -1].astype(np.int32)
+                    bucket.all_nonfinite[numbers] = np.maximum(bucket.all_nonfinite[numbers], more)
 
 
 def _divided(bucket: CpuBucket) -> Division:
