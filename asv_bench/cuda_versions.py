@@ -1,7 +1,7 @@
 """Compile and link every CUDA kernel with what is installed here; print a row for docs/benchmarks/cuda.md.
 
-``python asv_bench/cuda_versions.py`` takes six minutes, numba-cuda and no GPU; arguments (``9.0 12.0``) choose
-compute capabilities.
+``python asv_bench/cuda_versions.py`` takes some twenty minutes, numba-cuda and no GPU; arguments (``9.0 12.0``)
+choose compute capabilities.
 """
 
 import platform
@@ -13,6 +13,7 @@ from cuda.bindings import nvjitlink
 
 from numba_lamb.kernels.cuda import build, tools
 from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 
@@ -20,7 +21,7 @@ CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 def outcome(capability: tuple[int, int]) -> str:
     """Return how many kernels came to machine code, or the first error."""
     for dtype in ("float32", "float64"):
-        for kernel in KERNELS.values():
+        for kernel in (*KERNELS.values(), *STORED_KERNELS.values()):
             try:
                 build.link(build.ptx(kernel, np.dtype(dtype), capability), capability)
             except (ImportError, RuntimeError) as error:

@@ -23,7 +23,15 @@ from numba.core.serialize import dumps
 from numba_lamb import _private
 
 _PACKAGE = Path(__file__).parent
-_SOURCES = ("_cache.py", "_compile.py", "_private.py", "layout.py", "numerics/rules.py", "kernels/**/*.py")
+_SOURCES = (
+    "_cache.py",
+    "_compile.py",
+    "_private.py",
+    "layout.py",
+    "numerics/rules.py",
+    "numerics/storage.py",
+    "kernels/**/*.py",
+)
 
 _VERSIONS = (numba.__version__, llvmlite.__version__, np.__version__)
 """What else compiled code depends on, as the pickle around it does."""

@@ -109,6 +109,7 @@ def test_the_source_hash_sees_every_kernel_file(monkeypatch: pytest.MonkeyPatch,
     before = _cache.source_hash()
     for name in (
         "numerics/rules.py",
+        "numerics/storage.py",
         "kernels/cpu/passes.py",
         "kernels/columns.py",
         "kernels/cpu/intrinsics.py",

@@ -122,6 +122,18 @@ def test_codes_are_in_order_reach_their_ends_and_are_exact_on_average(size: floa
     assert second == pytest.approx(float(x), rel=2e-3)
 
 
+def test_codes_are_those_that_are_read_back() -> None:
+    """A zero without a sign, and where the scale is infinite what every processor makes of a NaN."""
+    tiny, scale, infinite = np.float32(-1e-30), np.float32(1), np.float32(np.inf)
+    for code in (text.code_of_first, compiled.code_of_first):
+        assert not np.signbit(np.float32(code(tiny, scale, scale, np.uint32(0xFFFF))))
+        with np.errstate(invalid="ignore"):
+            assert code(infinite, infinite, np.float32(0), np.uint32(7)) == 0
+    for code in (text.code_of_second, compiled.code_of_second):
+        with np.errstate(invalid="ignore"):
+            assert code(infinite, infinite, np.float32(0), np.uint32(7)) == 1
+
+
 def test_a_parameter_that_others_wrote_is_taken_as_it_is() -> None:
     for half in (0, 0x8000, 0x7F80, 0xFF80):
         for rest in (-0x8000, -1, 1, 0x7FFF):

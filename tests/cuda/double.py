@@ -138,7 +138,7 @@ def one_nan(tree: Any) -> Any:
         return {key: one_nan(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return [one_nan(value) for value in tree]
-    if isinstance(tree, np.ndarray):
+    if isinstance(tree, np.ndarray) and tree.dtype.kind not in "iu":
         return np.where(np.isnan(tree), np.asarray(np.nan, tree.dtype), tree)
     return tree
 

@@ -6,6 +6,7 @@ PTX made from it is that of a compilation for the capability.
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,7 +39,7 @@ def texts_of(kernel: Any, dtype: str) -> Texts:
     found = None if path is None else _private.read(path)
     if found is not None:
         return Texts(*json.loads(found))
-    made = _compiled(kernel, dtype)
+    made = compiled(kernel, dtype, CAPABILITIES)
     if path is not None:
         _private.write(path, json.dumps(made).encode())
         for older in path.parent.glob(f"{path.name.split('.')[0]}.*{path.suffix}"):
@@ -52,7 +53,8 @@ def _path(kernel: Any, dtype: str) -> Path | None:
     return None if path is None else path.with_name(path.name.replace(".", "-texts-", 1)).with_suffix(".json")
 
 
-def _compiled(kernel: Any, dtype: str) -> Texts:
+def compiled(kernel: Any, dtype: str, capabilities: Sequence[Capability]) -> Texts:
+    """Compile a kernel once for all of these."""
     with names_supplied():
         from numba.cuda import compiler
 
@@ -65,10 +67,10 @@ def _compiled(kernel: Any, dtype: str) -> Texts:
         return made
 
     with mock.patch.object(compiler, "compile_cuda", watched):
-        text = build.ptx(kernel, np.dtype(dtype), CAPABILITIES[0])
+        text = build.ptx(kernel, np.dtype(dtype), capabilities[0])
     (library,) = libraries
-    ptx = {str(CAPABILITIES[0]): text}
-    for capability in CAPABILITIES[1:]:
+    ptx = {str(capabilities[0]): text}
+    for capability in capabilities[1:]:
         text = library.get_asm_str(cc=capability)
         (entry,) = re.findall(r"\.entry\s+(\w+)", text)
         ptx[str(capability)] = text.replace(entry, kernel.__name__)

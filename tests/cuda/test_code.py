@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -24,6 +25,7 @@ from tests.helpers import run_python
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
 
 from numba_lamb.kernels.cuda import frame, lans, passes
+from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
 STEP_KERNELS = [
     frame.open_step,
@@ -78,6 +80,23 @@ REGISTERS = {
     "lars_update": (72, 96),
 }
 
+# Kernels for arrays in other formats, in float32.
+STORED_REGISTERS = {
+    "open_step": 64,
+    "decay_weights": 56,
+    "row_means": 64,
+    "lamb_advance": 136,
+    "lamb_other_norm": 104,
+    "lamb_descend": 80,
+    "lans_squares": 56,
+    "lans_advance": 152,
+    "lans_descend": 88,
+    "lars_sums": 72,
+    "lars_update": 128,
+}
+# How often their threads meet beside sums: twice for each moment whose rows have scales.
+MEETINGS = {"lamb_advance": 4, "lans_advance": 4, "lars_update": 2}
+
 # Loads that are under way before the first value is used: eight rows of each array, as far as they stand in one
 # piece of the code.
 IN_FLIGHT = {
@@ -103,6 +122,7 @@ IN_FLIGHT = {
 WITHOUT_SUMS = {"scale_gradients", "decay_weights", "lamb_descend", "lans_descend", "lars_update"}
 
 every_kernel = pytest.mark.parametrize("kernel", [kernel.__name__ for kernel in KERNELS])
+every_stored = pytest.mark.parametrize("kernel", STORED_KERNELS)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 every_text = pytest.mark.parametrize("capability", [(9, 0), (10, 0)], ids=["sm_90", "sm_100"])
 every_capability = pytest.mark.parametrize("capability", CAPABILITIES, ids=lambda c: f"sm_{c[0]}{c[1]}")
@@ -130,7 +150,10 @@ def test_a_kernel_fits_its_registers(kernel: str, dtype: str, capability: tuple[
 @every_dtype
 @every_kernel
 def test_a_kernel_rounds_as_it_says(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
-    text = ptx_of(kernel, dtype, capability)
+    assert_rounds(ptx_of(kernel, dtype, capability))
+
+
+def assert_rounds(text: str) -> None:
     assert contracted(text) == []
     for instruction in parse(text).code:
         modifiers = set(instruction.modifiers)
@@ -143,16 +166,38 @@ def test_a_kernel_rounds_as_it_says(kernel: str, dtype: str, capability: tuple[i
 @every_dtype
 @every_kernel
 def test_a_kernel_names_the_memory_it_touches(kernel: str, dtype: str, capability: tuple[int, int]) -> None:
-    text = ptx_of(kernel, dtype, capability)
+    assert_names_memory(ptx_of(kernel, dtype, capability), kernel not in WITHOUT_SUMS)
+
+
+def assert_names_memory(text: str, has_sums: bool, meetings: int = 0) -> None:
     assert ".local" not in text
     touching = [one for one in parse(text).code if one.opcode in ("ld", "ldu", "st", "atom", "red", "call")]
     spaces = {(one.opcode, one.modifiers[0]) for one in touching}
     shared = {("ld", "shared"), ("st", "shared")}
     assert spaces - shared == {("ld", "param"), ("ld", "global"), ("st", "global")}
-    # What is shared are lanes that are added up, each time in a place of its own.
-    sums = len(re.findall(r"\bbar\.sync\s+0;", text))
-    assert re.findall(r"\.shared \.align \d+ \.b8 \w+\[(\d+)\]", text) == [str(8 * LANES)] * sums
-    assert bool(sums) == (shared <= spaces) == (kernel not in WITHOUT_SUMS)
+    # What is shared are lanes that are added up, each time in a place of its own, and maxima of four rows by warp.
+    sums = len(re.findall(r"\bbar\.sync\s+0;", text)) - meetings
+    sizes = Counter(re.findall(r"\.shared \.align \d+ \.b8 \w+\[(\d+)\]", text))
+    assert sizes == Counter({str(8 * LANES): sums, "64": meetings // 2})
+    assert bool(sums) == has_sums
+    assert (shared <= spaces) == (has_sums or meetings > 0)
+
+
+@every_text
+@every_stored
+def test_a_kernel_for_other_formats_rounds_and_names_memory(kernel: str, capability: tuple[int, int]) -> None:
+    text = kernel_ptx(STORED_KERNELS[kernel], "float32", capability)
+    assert_rounds(text)
+    assert_names_memory(text, kernel not in WITHOUT_SUMS, MEETINGS.get(kernel, 0))
+    assert len(re.findall(r"\bdiv\.[us]64", text)) <= 1
+
+
+@every_capability
+@every_stored
+def test_a_kernel_for_other_formats_fits_its_registers(kernel: str, capability: tuple[int, int]) -> None:
+    found = resources_of(linked(kernel_ptx(STORED_KERNELS[kernel], "float32", capability), capability))
+    assert found.stack == 0
+    assert 0 < found.registers <= STORED_REGISTERS[kernel]
 
 
 @every_text
@@ -200,6 +245,7 @@ def test_every_kernel_is_looked_at_here() -> None:
     assert set(REGISTERS) == set(BY_NAME)
     assert passes.KERNELS == BY_NAME
     assert len(BY_NAME) == len(KERNELS)
+    assert set(STORED_REGISTERS) == set(STORED_KERNELS)
 
 
 # -- the cache on disk ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ pytest.importorskip("numba_cuda")
 
 from numba_lamb.kernels.cuda.numpy_names import names_supplied
 from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 from tests.cuda.kernel_texts import texts_of
 
 WHOLE_STORE = re.compile(r'store (\[\d+ x \w+\]) %[^\n]*?, \[\d+ x \w+\]\* (%"[^"]+")')
@@ -25,9 +26,9 @@ def tuples_stored_twice(llvm):
     return [name for name, count in stores.items() if count > 1]
 
 
-@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("kernel", [*KERNELS.values(), *STORED_KERNELS.values()], ids=lambda k: k.__name__)
 def test_no_tuple_is_assigned_twice(kernel):
-    assert tuples_stored_twice(texts_of(KERNELS[kernel], "float32").llvm) == []
+    assert tuples_stored_twice(texts_of(kernel, "float32").llvm) == []
 
 
 def carried_round_a_loop(book, scalars):

@@ -101,7 +101,7 @@ def test_a_group_that_is_refused_changes_nothing(gpu: Gpu) -> None:
     pair = Pair(gpu, {"a": WEIGHTS["a"]}, lambda params: nl.Lamb(params, rate))
     pair.step({"a": WEIGHTS["a"]})
     for group in (
-        {"params": [("x", gpu.array(np.ones(3, "f2")))]},
+        {"params": [("x", gpu.array(np.ones(3, "i4")))]},
         {"params": [("x", gpu.array(np.ones(3)))], "lr": -1.0},
         {"params": [("x", gpu.array(np.ones(3)))], "grad_centralization": True},
         {"params": [("a", gpu.array(np.ones(3)))]},

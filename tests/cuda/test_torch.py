@@ -87,12 +87,14 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
 class Twins:
     """One optimizer on the CPU and one on the double, over parameters that must stay equal to the byte."""
 
-    def __init__(self, mapped: Mapped, make: Any, groups: Any = None) -> None:
+    def __init__(self, mapped: Mapped, make: Any, groups: Any = None, dtype: Any = torch.float32) -> None:
         rng = np.random.default_rng(3)
         values = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
         self.rng, self.mapped = rng, mapped
-        self.on_cpu = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in values.items()}
-        self.on_gpu = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in values.items()}
+        self.on_cpu, self.on_gpu = (
+            {name: torch.nn.Parameter(torch.tensor(value).to(dtype)) for name, value in values.items()}
+            for _ in range(2)
+        )
         self.gpu = make(self.grouped(self.on_gpu, groups))
         self.cpu = make(self.grouped(self.on_cpu, groups))
 
@@ -134,9 +136,14 @@ class Twins:
 
 def seen(params: Any, opt: Any) -> Any:
     return {
-        name: {"w": w.detach().numpy(), **{key: value.numpy() for key, value in opt.state[w].items()}}
+        name: {"w": array_of(w.detach()), **{key: array_of(value) for key, value in opt.state[w].items()}}
         for name, w in params.items()
     }
+
+
+def array_of(tensor: Any) -> np.ndarray:
+    """A tensor's values, of bfloat16 its patterns."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
 def makers() -> dict[str, Any]:
@@ -159,6 +166,22 @@ def test_bytes_of_steps_with_everything(name: str, mapped: Mapped) -> None:
     twins.step()
     twins.check()
     assert float(twins.gpu.state[twins.on_gpu["b"]]["step"]) == 4.0
+
+
+@pytest.mark.parametrize("name", ["lamb", "momentum"])
+@pytest.mark.parametrize("moments", [None, "bfloat16", "int8"])
+def test_bytes_of_steps_in_half_precision(name: str, moments: str | None, mapped: Mapped) -> None:
+    groups = [("ab", {"moments": moments}), ("cd", {"master": None, "moments": moments, "seed": 3})]
+    twins = Twins(mapped, lambda p: makers()[name](p, nonfinite="skip"), groups, torch.bfloat16)
+    twins.step(left_out="c", change=lambda name, g: g.bfloat16())
+    for opt in (twins.cpu, twins.gpu):
+        saved = opt.state_dict()
+        saved["state"] = {k: {n: v.clone() for n, v in s.items()} for k, s in saved["state"].items()}
+        opt.load_state_dict(saved)
+    twins.step(change=lambda name, g: g.bfloat16() * float("nan" if name == "b" else 1))
+    twins.step(change=lambda name, g: g.bfloat16())
+    twins.check()
+    assert twins.gpu.skipped_steps == 1
 
 
 @pytest.mark.parametrize("variant", ["torch_optimizer", "pytorch_optimizer", "deepspeed", "apex"])

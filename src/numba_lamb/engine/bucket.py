@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.engine.flat_state import FlatState, Runs
-from numba_lamb.engine.precision import Precision
+from numba_lamb.engine.precision import Precision, gradient_format
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
@@ -76,6 +76,11 @@ class Bucket(ABC):
         self.random = np.zeros((len(self.indices), columns.KEYS), dtype=np.int64)
         """What random bits are made of."""
         self.random[:, columns.PARAMETER] = self.indices
+        self.format_table = np.zeros((len(self.indices), columns.FORMATS), dtype=np.int64)
+        """How arrays are stored."""
+        for row, precision in enumerate(self.precisions):
+            self.format_table[row, columns.WEIGHTS] = precision.weights
+            self.format_table[row, columns.EXP_AVG :] = precision.moment(0), precision.moment(1)
         self.refresh_flags()
 
     @property
@@ -87,6 +92,17 @@ class Bucket(ABC):
     def gradients(self) -> NDArray[np.int64]:
         """Where each layer's gradient is, 0 for none."""
         return self.addresses[:, columns.GRADIENT]
+
+    @property
+    def formats(self) -> NDArray[np.int64] | None:
+        """How arrays are stored; None where all are as they are computed with."""
+        return self.format_table if self.format_table.any() else None
+
+    def write_gradient_formats(self, given: Mapping[int, np.dtype[Any]]) -> None:
+        """Write how gradients are stored, of which `given` are those of another dtype than the arithmetic."""
+        self.format_table[:, columns.GRADIENT] = columns.NATIVE
+        for row, dtype in given.items():
+            self.format_table[row, columns.GRADIENT] = gradient_format(dtype, self.dtype)
 
     def moments(self, number: int) -> NDArray[np.int64]:
         """Return where each layer's moment is, the first or the second."""

@@ -1,6 +1,7 @@
-"""Writes the groups' options into the columns that kernels read."""
+"""Writes the groups' options, and how gradients are stored, into the columns that kernels read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,3 +52,18 @@ def write_options(
         hyper64[~np.array(adapts, dtype=np.bool_), columns.ADAPTS] = rules.NEVER
         hyper[:, columns.RESCALE] = rules.gradient_factor(hyper64[:, columns.SIGN], 1.0, loss_scale)
         bucket.refresh_flags()
+
+
+def write_gradient_formats(
+    buckets: Sequence[Bucket], placement: Sequence[tuple[Bucket, int]], dtypes: Mapping[int, np.dtype[Any]]
+) -> None:
+    """Tell kernels how gradients are stored, of which `dtypes` has those that are not what is computed with.
+
+    `placement` has each layer's bucket and its row there.
+    """
+    given: dict[int, dict[int, np.dtype[Any]]] = {}
+    for k, dtype in dtypes.items():
+        bucket, row = placement[k]
+        given.setdefault(id(bucket), {})[row] = dtype
+    for each in buckets:
+        each.write_gradient_formats(given.get(id(each), {}))

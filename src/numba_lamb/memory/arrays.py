@@ -1,5 +1,6 @@
 """The user's arrays: what is accepted as a parameter or rate, and where it lies in memory."""
 
+import importlib
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,9 @@ from numba_lamb.layout import Layer
 from numba_lamb.memory import device
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
-"""What is computed with."""
+"""What is computed with, and what rates in device memory may be."""
 FLOATS = ("bfloat16", "float16", "float32", "float64")
-"""What parameters and gradients in the CPU's memory may be; bfloat16 is that of ml_dtypes."""
+"""What parameters and gradients may be; NumPy's bfloat16 is that of ml_dtypes."""
 INTERFACE = "__cuda_array_interface__"
 
 
@@ -90,8 +91,8 @@ def check_parameter(name: str, array: object) -> Storage:
         return Storage(address_of(array), array.shape, array.dtype)
     refuse_foreign(what, array)
     storage = device_storage(what, array)
-    if storage.dtype not in DTYPES:
-        raise TypeError(f"{what} must be float32 or float64, got {storage.dtype!r}")
+    if not is_float(storage.dtype):
+        raise TypeError(f"{what} must be {one_of(FLOATS)} in native byte order, got {storage.dtype!r}")
     if storage.read_only:
         raise ValueError(f"{what} is read-only and cannot be updated in place")
     return storage
@@ -138,7 +139,7 @@ def check_host(what: str, array: Any) -> NDArray[Any]:
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Return whether an array in the CPU's memory may have this dtype."""
+    """Return whether a parameter or gradient may have this dtype."""
     return dtype.name in FLOATS and dtype.isnative
 
 
@@ -164,7 +165,7 @@ def device_storage(what: str, array: object) -> Storage:
         raise TypeError(f"{what} must be a numpy.ndarray or have {INTERFACE}, not {kind_of(array)}")
     if interface.get("mask") is not None:
         raise TypeError(f"{what} must not be masked")
-    dtype = np.dtype(interface["typestr"])
+    dtype = _dtype_of(what, array, np.dtype(interface["typestr"]))
     shape = tuple(int(length) for length in interface["shape"])
     strides = interface.get("strides")
     address, read_only = interface["data"]
@@ -186,6 +187,17 @@ def device_storage(what: str, array: object) -> Storage:
     stream = interface.get("stream")
     ready = None if stream is None else device.stream_address(stream)
     return Storage(address, shape, dtype, index, library, ready, on_gpu=True, read_only=bool(read_only))
+
+
+def _dtype_of(what: str, array: object, given: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of an array whose interface has none for bfloat16 but two bytes of whatever."""
+    if given.str[1:] != "V2" or str(getattr(array, "dtype", "")).rpartition(".")[2] != "bfloat16":
+        return given
+    try:
+        found: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    except ImportError:
+        raise TypeError(f"{what} is of bfloat16, for which ml_dtypes must be installed") from None
+    return found
 
 
 def _is_contiguous(shape: Sequence[int], strides: Sequence[int], itemsize: int) -> bool:

@@ -4,15 +4,23 @@ import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.kernels.cpu.object_reader import ABSENT, NOWHERE, UNUSUAL
-from numba_lamb.layout import Layer
+from numba_lamb.layout import Layer, arithmetic_of
 from numba_lamb.memory.array_reader import NO_SPANS
-from numba_lamb.memory.arrays import INTERFACE, Storage, check_shape, device_storage
+from numba_lamb.memory.arrays import (
+    FLOATS,
+    INTERFACE,
+    Storage,
+    check_shape,
+    device_storage,
+    is_float,
+    one_of,
+)
 from numba_lamb.memory.device import stream_address
 from numba_lamb.memory.tensor_reader import Form, TensorReader, fields_of
 
@@ -20,6 +28,14 @@ Int64 = NDArray[np.int64]
 
 
 _Known: TypeAlias = dict[int, tuple[Callable[[], Any] | None, Storage]]
+
+
+class _Given(NamedTuple):
+    """What gradients are taken to be: their dtypes, what reads them, and which are not what is computed with."""
+
+    dtypes: list[np.dtype[Any]]
+    tensors: "_Tensors"
+    others: Mapping[int, np.dtype[Any]]
 
 
 class DeviceReader:
@@ -37,13 +53,30 @@ class DeviceReader:
 
     def __init__(self, layers: Sequence[Layer], arrays: Sequence[Any], index: int) -> None:
         self._layers, self._arrays, self._index = layers, tuple(arrays), index
-        self._own, self._given = (_Tensors(layers, index, kinds) for kinds in ([*map(type, arrays)], None))
+        dtypes = [layer.dtype for layer in layers]
+        self._own = _Tensors(layers, dtypes, index, [*map(type, arrays)])
+        # One object, so that an interrupt leaves the older or the newer.
+        self._given = self._taken_for_usual(dtypes)
         # Arrays of other libraries that were looked at, and where they were.
         self._own_known: _Known = {}
         self._given_known: _Known = {}
         self._used = np.zeros(0, dtype=np.int64)
         # Layers whose gradient names the stream that it is ready on.
         self._naming: set[int] = set()
+
+    def _taken_for_usual(self, dtypes: list[np.dtype[Any]]) -> _Given:
+        """Return what reads gradients of these dtypes."""
+        others = {
+            k: dtype
+            for k, (dtype, layer) in enumerate(zip(dtypes, self._layers, strict=True))
+            if dtype != arithmetic_of(layer.dtype)
+        }
+        return _Given(dtypes, _Tensors(self._layers, dtypes, self._index, None), others)
+
+    @property
+    def dtypes(self) -> Mapping[int, np.dtype[Any]]:
+        """The dtypes of gradients that are not what is computed with, by layer."""
+        return self._given.others
 
     def weights(self) -> Int64 | None:
         """Return the parameters' addresses, or raise if one is no longer what it was but for its place."""
@@ -76,20 +109,24 @@ class DeviceReader:
 
     def gradients(self, arrays: tuple[Any, ...], spans: tuple[Int64, Int64]) -> tuple[Int64, Int64] | None:
         """Return the gradients' addresses, 0 for None, and whose must be compared with `spans` more closely."""
-        read = self._given.read(arrays, spans)
+        read = self._given.tensors.read(arrays, spans)
         if read is None:
             return None
         found, unusual = read
+        dtypes = list(self._given.dtypes)
         self._naming = set()
         for k in unusual.tolist():
-            found[k] = self._gradient(k, arrays[k])
+            storage = self._gradient(k, arrays[k])
+            found[k], dtypes[k] = storage.address or NOWHERE, storage.dtype
+        if dtypes != self._given.dtypes:
+            self._given = self._taken_for_usual(dtypes)
         return found, unusual
 
     def keep_gradients(self, found: Int64) -> None:
         """Keep the gradients' addresses that are in use."""
-        self._given.keep(found)
+        self._given.tensors.keep(found)
 
-    def _gradient(self, k: int, array: Any) -> int:
+    def _gradient(self, k: int, array: Any) -> Storage:
         layer = self._layers[k]
         what = f"gradient of {layer.name!r}"
         if isinstance(array, np.ndarray):
@@ -97,16 +134,16 @@ class DeviceReader:
                 f"{what} must be an array on GPU {self._index}, like its parameter, not a numpy.ndarray"
             )
         storage = self._look_at(what, k, array, self._given_known)
-        if storage.dtype != layer.dtype:
-            by_torch = storage.library == "torch"
-            way = f"to(torch.{layer.dtype})" if by_torch else f"astype(np.{layer.dtype})"
+        if not is_float(storage.dtype):
+            way = "to(torch.float32)" if storage.library == "torch" else "astype(np.float32)"
             raise TypeError(
-                f"{what} must have the parameter's dtype {layer.dtype}, got {storage.dtype}; gradient.{way} has it"
+                f"{what} must be {one_of(FLOATS)} in native byte order, got {storage.dtype!r}; gradient.{way} can "
+                "be used"
             )
         check_shape(what, layer, storage.shape)
         if storage.stream is not None:
             self._naming.add(k)
-        return storage.address or NOWHERE
+        return storage
 
     def _look_at(self, what: str, k: int, array: Any, known: _Known) -> Storage:
         """Return where an array is, which takes some microseconds unless it is the one of the last step."""
@@ -124,11 +161,6 @@ class DeviceReader:
         known[k] = _reference(array) if watched else None, storage
         return storage
 
-    @property
-    def dtypes(self) -> Mapping[int, np.dtype[Any]]:
-        """No dtype that is not what is computed with."""
-        return {}
-
     def producers(self, arrays: Sequence[Any]) -> set[int]:
         """Return the streams on which the gradients that were read last say that they are ready."""
         named = (getattr(arrays[k], INTERFACE).get("stream") for k in self._naming)
@@ -141,15 +173,23 @@ class _Tensors:
     Parameters
     ----------
     layers : sequence of Layer
-        The layers, whose shapes and dtypes tensors must have.
+        The layers, whose shapes tensors must have.
+    dtypes : sequence of numpy.dtype
+        The dtype that each must have.
     index : int
         The GPU, as PyTorch numbers it.
     kinds : sequence of type, optional
         The type that each must have; any ordinary tensor by default.
     """
 
-    def __init__(self, layers: Sequence[Layer], index: int, kinds: Sequence[type] | None) -> None:
-        self._layers, self._index, self._kinds = layers, index, kinds
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        dtypes: Sequence[np.dtype[Any]],
+        index: int,
+        kinds: Sequence[type] | None,
+    ) -> None:
+        self._layers, self._dtypes, self._index, self._kinds = layers, dtypes, index, kinds
         self._reader: TensorReader | None = None
 
     def keep(self, found: Int64) -> None:
@@ -172,10 +212,11 @@ class _Tensors:
         device = next((tensor.device for tensor in tensors if tensor.get_device() == self._index), None)
         if device is None:
             return None
-        dtypes = {np.dtype(np.float32): torch.float32, np.dtype(np.float64): torch.float64}
         forms = [
-            Form(layer.shape, _strides(layer.shape), dtypes[layer.dtype], device, kind)
-            for layer, kind in zip(self._layers, self._kinds or repeat(None), strict=False)
+            Form(layer.shape, _strides(layer.shape), getattr(torch, dtype.name), device, kind)
+            for layer, dtype, kind in zip(
+                self._layers, self._dtypes, self._kinds or repeat(None), strict=False
+            )
         ]
         return TensorReader(torch, forms, fields_of(torch))
 

@@ -25,7 +25,7 @@ bfloat16 moments      rounded up or down as above; a positive second moment neve
 directions            are made of moments as they are stored, in every pass
 ====================  ==========================================================================
 
-As in the rules, `bits_of` and `float_of`, and `fma`, stand for a target's instructions. Integers are up to 32 bits
+As in the rules, `bits_of`, `float_of` and `multiply` stand for a target's instructions. Integers are up to 32 bits
 in what is wider, hence the masks.
 """
 
@@ -46,6 +46,7 @@ ONE = 0x3F80_0000
 FIRST_MOST, SECOND_MOST, FIRST_UNIT, SECOND_UNIT = 0x42FE_0000, 0x437F_0000, 0x3C01_0204, 0x3B80_8081
 # The uses that random bits have.
 MOMENTS, WEIGHTS, SHRUNK = range(3)
+USES = 3
 
 
 def bits_of(x: Any) -> Any:
@@ -61,6 +62,11 @@ def float_of(bits: Any) -> Any:
 def low(word: Any) -> Any:
     """Return the low 32 bits of an integer, as one of 32 bits: a target computes in no more then."""
     return int(word) & MASK
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """Return a rounded product, which no sum that it feeds may take up: what each target makes sure of."""
+    return a * b
 
 
 # -- 16 bits -------------------------------------------------------------------------------------------------
@@ -136,16 +142,24 @@ def mixed(word: Any) -> Any:
     return low(word ^ (word >> 16))
 
 
-def chunk_key(seed: Any, parameter: Any, step: Any, chunk: Any, use: Any) -> Any:
-    """Return the key of a chunk's random bits, 32 bits; arguments up to 2^63 but for `use`."""
+def layer_key(seed: Any, parameter: Any, step: Any, use: Any) -> Any:
+    """Return what the keys of a layer's chunks are made of, 32 bits; arguments up to 2^63 but for `use`."""
     key = mixed(use + 0x9E37_79B9)
     key = mixed(key ^ low(seed))
     key = mixed(key + low(seed >> 32))
     key = mixed(key ^ low(parameter))
     key = mixed(key ^ low(step))
-    key = mixed(key + low(step >> 32))
-    key = mixed(key ^ low(chunk))
-    return mixed(key + low(chunk >> 32))
+    return mixed(key + low(step >> 32))
+
+
+def key_in_layer(key: Any, chunk: Any) -> Any:
+    """Return the key of a chunk's random bits, given `layer_key`."""
+    return mixed(mixed(key ^ low(chunk)) + low(chunk >> 32))
+
+
+def chunk_key(seed: Any, parameter: Any, step: Any, chunk: Any, use: Any) -> Any:
+    """Return the key of a chunk's random bits, 32 bits; arguments up to 2^63 but for `use`."""
+    return key_in_layer(layer_key(seed, parameter, step, use), chunk)
 
 
 def random_bits(key: Any, place: Any) -> Any:
@@ -200,19 +214,21 @@ def row_scale(largest: Any) -> Any:
 def first_from_code(code: Any, scale: Any) -> Any:
     """Return the first moment of a code from -127 to 127, a float32 number."""
     root = code * float_of(FIRST_UNIT)
-    return root * abs(root) * scale
+    return multiply(root * abs(root), scale)
 
 
 def second_from_code(code: Any, scale: Any) -> Any:
     """Return the second moment of a code from 0 to 255, a float32 number."""
     root = code * float_of(SECOND_UNIT)
     square = root * root
-    return square * square * scale
+    return multiply(square * square, scale)
 
 
 def code_below(root: Any, most: Any) -> Any:
-    """Return the code at or below a root in units of codes, and below the largest code."""
-    return min(np.float32(np.int32(root)), most - float_of(ONE))
+    """Return the code at or below a root in units of codes, and below the largest code; 0 for a NaN."""
+    # Processors convert a NaN to different integers.
+    number = root if root == root else float_of(0)
+    return min(np.float32(np.int32(number)), most - float_of(ONE))
 
 
 def code_between(size: Any, below: Any, above: Any, code: Any, chance: Any) -> Any:
@@ -231,7 +247,8 @@ def code_of_first(m: Any, scale: Any, inverse: Any, chance: Any) -> Any:
     code = code_below(math.sqrt(size * inverse) * most, most)
     below, above = first_from_code(code, scale), first_from_code(code + float_of(ONE), scale)
     found = code_between(size, below, above, code, chance)
-    return -found if m < 0 else found
+    # Not minus 0, which a byte does not tell from 0.
+    return float_of(0) - found if m < 0 else found
 
 
 def code_of_second(v: Any, scale: Any, inverse: Any, chance: Any) -> Any:

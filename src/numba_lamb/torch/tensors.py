@@ -21,7 +21,6 @@ NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
 }
 address_of: Callable[[torch.Tensor], int] = torch.Tensor.data_ptr
 """Where kernels find a tensor's values."""
-_HALF = (torch.float16, torch.bfloat16)
 _PLAIN: Any = torch._C._disabled_torch_dispatch_impl
 """What tensors with plain memory have in place of a dispatch of their own."""
 
@@ -83,11 +82,6 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
         raise TypeError(f"{what} must be bfloat16, float16, float32 or float64, not {tensor.dtype}")
     if tensor.device.type not in ("cpu", "cuda"):
         raise TypeError(f"{what} must be on the CPU or on a CUDA GPU, not on {tensor.device}")
-    if tensor.dtype in _HALF and tensor.device.type != "cpu":
-        raise TypeError(
-            f"{what} must be float32 or float64 on a GPU, got {tensor.dtype}; keep it so and compute in half "
-            "precision under torch.autocast"
-        )
     _check_filled(what, tensor)
     if tensor.is_inference():
         raise ValueError(f"{what} was made in inference mode and cannot be updated")
@@ -112,11 +106,6 @@ def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> N
         raise TypeError(
             f"{what} must be bfloat16, float16, float32 or float64, got {gradient.dtype}; "
             "p.grad = p.grad.to(p.dtype) is so"
-        )
-    if gradient.dtype != tensor.dtype and tensor.is_cuda:
-        raise TypeError(
-            f"{what} must have the parameter's dtype {tensor.dtype}, got {gradient.dtype}; "
-            f"p.grad = p.grad.to(p.dtype) has it"
         )
     if gradient.device != tensor.device:
         raise ValueError(f"{what} must be on the parameter's device {tensor.device}, not {gradient.device}")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb.engine.columns import write_gradient_formats
 from numba_lamb.engine.cpu.bucket import CpuBucket
 from numba_lamb.engine.cpu.calibration import Calibration
 from numba_lamb.engine.cpu.counters import Counters
@@ -144,12 +145,7 @@ class CpuBackend(Backend):
     def _write_formats(self, dtypes: Mapping[int, np.dtype[Any]]) -> None:
         """Tell kernels how gradients are stored, by layer."""
         self._dtypes = None
-        given: dict[int, dict[int, np.dtype[Any]]] = {}
-        for k, dtype in dtypes.items():
-            bucket, row = self._plan.placement[k]
-            given.setdefault(id(bucket), {})[row] = dtype
-        for each in self._buckets:
-            each.write_gradient_formats(given.get(id(each), {}))
+        write_gradient_formats(self._buckets, self._plan.placement, dtypes)
         # Where all is stored as it is computed with, kernels are others.
         self._programs = []
         self._dtypes = dtypes

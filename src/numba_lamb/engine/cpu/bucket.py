@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from numba_lamb._compile import Kernel
 from numba_lamb.engine.bucket import Bucket
-from numba_lamb.engine.precision import Precision, gradient_format
+from numba_lamb.engine.precision import Precision
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.columns import LARGEST_COUNT as LARGEST
@@ -66,10 +66,6 @@ class CpuBucket(Bucket):
         self.signless = np.invert(np.zeros(1, dtype=self.bound_patterns.dtype)) >> np.uint8(1)
         # How many bytes ahead loops prefetch.
         self.ahead = np.zeros(1, dtype=np.int64)
-        self._formats = np.zeros((count, columns.FORMATS), dtype=np.int64)
-        for row, precision in enumerate(self.precisions):
-            self._formats[row, columns.WEIGHTS] = precision.weights
-            self._formats[row, columns.EXP_AVG :] = precision.moment(0), precision.moment(1)
         self.squares = np.zeros(count)
         self.total = np.zeros(1)
         self._state = {
@@ -92,11 +88,6 @@ class CpuBucket(Bucket):
         self.centralize(())
 
     @property
-    def formats(self) -> NDArray[np.int64] | None:
-        """How arrays are stored; None where all are as they are computed with."""
-        return self._formats if self._formats.any() else None
-
-    @property
     def keys(self) -> NDArray[np.int64] | None:
         """What random bits are made of; None where no array is stored otherwise."""
         return None if self.formats is None else self.random
@@ -105,12 +96,6 @@ class CpuBucket(Bucket):
     def counts(self) -> NDArray[Any] | None:
         """The steps that layers have taken, which random bits are made of too; None likewise."""
         return None if self.formats is None else self.steps
-
-    def write_gradient_formats(self, given: Mapping[int, np.dtype[Any]]) -> None:
-        """Write how gradients are stored, of which `given` are those of another dtype than the arithmetic."""
-        self._formats[:, columns.GRADIENT] = columns.NATIVE
-        for row, dtype in given.items():
-            self._formats[row, columns.GRADIENT] = gradient_format(dtype, self.dtype)
 
     def saved(self) -> dict[str, NDArray[Any]]:
         """Return what a step leaves behind, by name; not copied."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb._calls import run_in_order
+from numba_lamb.engine.columns import write_gradient_formats
 from numba_lamb.engine.complaint import require
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.order import Order
@@ -115,12 +116,7 @@ class CudaBackend(Backend):
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        for parameter, precision in zip(parameters, precisions, strict=True):
-            if precision.moments is not None:
-                raise ValueError(
-                    f"moments must be None for parameter {parameter.name!r} on a GPU, got {precision.moments!r}; "
-                    "on the CPU they may be stored in fewer bits"
-                )
+        for parameter in parameters:
             if parameter.storage.device not in (None, self._device.index):
                 raise ValueError(
                     f"parameter {parameter.name!r} must be on GPU {self._device.index}, like the others, "
@@ -159,6 +155,7 @@ class CudaBackend(Backend):
                 self._kept.append((self._buckets, self._rates.mirror, self._rates.table))
             self._plan, self._buckets = plan, buckets
             self._record_layout: RecordLayout | None = None
+            self._dtypes: Mapping[int, np.dtype[Any]] | None = None
             groups = range(len(plan.groups.dicts))
             self._rates.place(plan.groups, [_largest_in(buckets, group) for group in groups])
             for bucket, counts in zip(buckets, plan.counts or (), strict=False):
@@ -195,6 +192,11 @@ class CudaBackend(Backend):
                 self._lower_flags()
             # Schedules and what gives the gradients are the user's code; from here on none runs.
             held = read()
+            if held.dtypes is not self._dtypes:
+                # Not known until all buckets have them.
+                self._dtypes = None
+                write_gradient_formats(self._buckets, self._plan.placement, held.dtypes)
+                self._dtypes = held.dtypes
             self._next = _Next(held, target, usual, capturing, self._tell(capturing))
         return True
 
@@ -236,7 +238,7 @@ class CudaBackend(Backend):
         kernels = self._kernels()
         for bucket, name in kernels:
             if bucket.lacks(name):
-                _refuse_to_capture(capturing, "max_grad_norm, or another option,")
+                _refuse_to_capture(capturing, "max_grad_norm, a gradient's dtype, or another option,")
             bucket.load(name)
         return kernels
 

@@ -1,4 +1,4 @@
-"""CudaBucket: the layers of one dtype whose arrays live on a GPU, with their tables and state there."""
+"""CudaBucket: the layers of one arithmetic whose arrays live on a GPU, with their tables and state there."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,14 +14,16 @@ from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import build, fields
 from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.cuda_memory import Buffer, zeros
 from numba_lamb.memory.device import Device, Launch
 from numba_lamb.methods.table import UNITS
+from numba_lamb.numerics import storage
 
 
 class CudaBucket(Bucket):
-    """Tables, state and scratch of the layers that share a dtype, on a GPU.
+    """Tables, state and scratch of the layers that are computed with in one dtype, on a GPU.
 
     What the host says (addresses, hyper-parameters, kernel arguments) is one block, sent when it changes. What
     the kernels write (norms, step counts, state) is read when it is asked for.
@@ -46,11 +48,22 @@ class CudaBucket(Bucket):
                 "hyper": ((count, columns.HYPER), dtype),
                 "hyper64": ((count, columns.HYPER64), np.float64),
                 "constants": ((fields.CONSTANTS_COUNT,), np.float64),
+                "formats": ((count, columns.FORMATS), np.int64),
+                "random": ((count, columns.KEYS), np.int64),
             }
         )
-        self.host.fill({"addresses": self.addresses, "hyper": self.hyper, "hyper64": self.hyper64})
+        self.host.fill(
+            {
+                "addresses": self.addresses,
+                "hyper": self.hyper,
+                "hyper64": self.hyper64,
+                "formats": self.format_table,
+                "random": self.random,
+            }
+        )
         host = self.host.tables
         self.addresses, self.hyper, self.hyper64 = host["addresses"], host["hyper"], host["hyper64"]
+        self.format_table, self.random = host["formats"], host["random"]
         self.args, self.constants = host["args"], host["constants"]
         self.constants[fields.LARGEST] = self.largest
         self.mirror = Mirror(device, self.host.memory)
@@ -64,6 +77,7 @@ class CudaBucket(Bucket):
                 "squares": ((count,), np.float64),
                 "sums": ((chunks, columns.SUMS), np.float64),
                 "nonfinite": ((chunks,), np.int32),
+                "keys": ((count, storage.USES), np.int64),
             }
         )
         self._work_memory = zeros(device, len(self._work.memory))
@@ -76,7 +90,7 @@ class CudaBucket(Bucket):
         self._place_tables()
         # Whether kernels read the gradients before the update.
         self._looks = False
-        self._launches: dict[str, Launch] = {}
+        self._launches: dict[Callable[..., None], Launch] = {}
         # Kept for each choice of groups, because a captured graph may still read them.
         self._rows_memory: dict[tuple[int, ...] | None, tuple[Block, Buffer]] = {}
         self.centralize(())
@@ -98,6 +112,8 @@ class CudaBucket(Bucket):
             (fields.ADDRESSES, "addresses"),
             (fields.HYPER64, "hyper64"),
             (fields.CONSTANTS, "constants"),
+            (fields.FORMATS, "formats"),
+            (fields.RANDOM, "random"),
         ):
             self.args[field] = host + self.host.offsets[name]
         for field, name in (
@@ -109,6 +125,7 @@ class CudaBucket(Bucket):
             (fields.SQUARES, "squares"),
             (fields.SUMS, "sums"),
             (fields.NONFINITE, "nonfinite"),
+            (fields.KEYS, "keys"),
         ):
             self.args[field] = work + self._work.offsets[name]
         for field, name in (
@@ -170,22 +187,29 @@ class CudaBucket(Bucket):
 
     def lacks(self, name: str) -> bool:
         """Return whether a kernel is still to be compiled or loaded."""
-        return name not in self._launches and not self.device.has_function(name, self.dtype)
+        kernel = self._kernel(name)
+        return kernel not in self._launches and not self.device.has_function(kernel.__name__, self.dtype)
 
     def load(self, name: str) -> None:
         """Have a kernel of this bucket ready to run."""
-        if name not in self._launches:
-            self._launches[name] = self._bind(name)
+        kernel = self._kernel(name)
+        if kernel not in self._launches:
+            self._launches[kernel] = self._bind(name, kernel)
 
     def on(self, stream: int, name: str) -> Callable[[], Any]:
         """Return what queues one kernel of this bucket, which was loaded, on `stream`."""
-        return self._launches[name].on(stream)
+        return self._launches[self._kernel(name)].on(stream)
 
-    def _bind(self, name: str) -> Launch:
+    def _kernel(self, name: str) -> Callable[..., None]:
+        """Return a kernel for arrays as they are stored now."""
+        stored = None if self.formats is None else STORED_KERNELS.get(name)
+        return stored or KERNELS[name]
+
+    def _bind(self, name: str, kernel: Callable[..., None]) -> Launch:
         function = self.device.function(
-            name,
+            kernel.__name__,
             self.dtype,
-            lambda: build.machine_code(KERNELS[name], self.dtype, self.device.capability),
+            lambda: build.machine_code(kernel, self.dtype, self.device.capability),
         )
         layers, chunks = len(self.layers), len(self.table.chunks)
         of_layers = -(-layers // fields.THREADS)

@@ -5,6 +5,9 @@ A block has a thread for each of the 128 lanes. Thread ``t`` takes element ``t``
 is of one value, so that nothing depends on how arrays are aligned.
 
 No variable that is a tuple is assigned in two places or carried round a loop: NVVM before 13.4 never ends on one.
+
+Here arrays are stored as they are computed with. In kernels for other formats the names of ``a layer's arrays``
+stand for what is in `numba_lamb.kernels.cuda.stored`.
 """
 
 from typing import Any
@@ -109,6 +112,9 @@ def sums_of(args: Any, chunk: Any) -> Any:
 
 # -- a layer's arrays ----------------------------------------------------------------------------------------
 
+STORED = False
+"""Whether arrays may be stored otherwise than they are computed with."""
+
 
 @cuda_function
 def array_of(args: Any, hyper: Any, layer: Any, column: Any) -> Any:
@@ -146,9 +152,36 @@ def load_fenced(own: Any, array: Any, step: Any, first: Any, last: Any) -> None:
 
 
 @cuda_function
-def store(array: Any, i: Any, value: Any) -> None:
-    """Write one value."""
+def decode(own: Any, array: Any) -> None:
+    """Make values of what was loaded: they are."""
+
+
+@cuda_function
+def until(start: Any, last: Any) -> Any:
+    """Return where a thread's rows of a chunk end."""
+    return last
+
+
+@cuda_function
+def key_of(args: Any, layer: Any, start: Any, use: Any) -> Any:
+    """Return what the random bits of a chunk are made of: of none."""
+    return 0
+
+
+@cuda_function
+def store(array: Any, i: Any, value: Any, key: Any, place: Any) -> None:
+    """Write one value, which is element `place` of its chunk."""
     array[i] = value
+
+
+@cuda_function
+def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any, upper: Any) -> None:
+    """Write rows that all are known of, which here are written value by value."""
+
+
+@cuda_function
+def make_keys(args: Any, layer: Any, step: Any) -> None:
+    """Write what a layer's random bits are made of in its step `step`: of none."""
 
 
 # -- gradients -----------------------------------------------------------------------------------------------

@@ -55,8 +55,13 @@ from numba_lamb.layout import LANES
     LAST_BUCKET,
     # Which generation of the tables this args is of.
     GENERATION,
-) = range(38)
-FIELDS = 38
+    # Tables of kernels that read arrays in other formats, by layer (int64): those formats, what random bits are
+    # made of, and what they are made of in this step, by use.
+    FORMATS,
+    RANDOM,
+    KEYS,
+) = range(41)
+FIELDS = 41
 
 # float64 hyper.
 LARGEST, LOSS_SCALE = range(2)

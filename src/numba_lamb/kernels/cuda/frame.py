@@ -17,12 +17,15 @@ from numba_lamb.kernels.cuda.block import (
     address_of,
     array_of,
     chunk_of,
+    decode,
     doubles,
     hyper64_of,
     is_stopped,
+    key_of,
     load,
     load_fenced,
     longs,
+    make_keys,
     own_rows,
     rules,
     store,
@@ -33,6 +36,7 @@ from numba_lamb.kernels.cuda.block import (
 )
 from numba_lamb.kernels.cuda.intrinsics import cast_like, pointer_to, zero_like
 from numba_lamb.layout import LANES
+from numba_lamb.numerics import storage
 
 # -- what the last kernels share -----------------------------------------------------------------------------
 
@@ -144,6 +148,7 @@ def open_layer(args: Any, hyper: Any, layer: Any) -> None:
         hyper[row + columns.CORRECTION2] = rules.bias_correction(beta2, step) if corrected else 1.0
         rate *= rules.rate_factor(hyper64_of(args, layer, columns.RATE_CORRECTION), beta1, beta2, step)
     doubles(args, fields.RATES)[layer] = rate
+    make_keys(args, layer, next_step(args, layer))
 
 
 @cuda_function
@@ -180,6 +185,7 @@ def check_gradient(args: Any, hyper: Any, chunk: Any) -> None:
     bad, squares = 0, 0.0
     for first in range(start + this_lane(), last if checked or clipped else start, STRIDE):
         load_fenced(g, gradients, 1, first, last)
+        decode(g, gradients)
         for k in range(ROWS):
             if first + k * LANES < last:
                 bad += not rules.is_usable(g[k], bound)
@@ -252,11 +258,14 @@ def decay_weights(args: Any, hyper: Any) -> None:
     if start == last or shrink == 1:
         return
     weights, w = array_of(args, hyper, layer, columns.WEIGHTS), own_rows(hyper)
+    key = key_of(args, layer, start, storage.SHRUNK)
     for first in range(start + this_lane(), last, STRIDE):
         load(w, weights, first, last)
+        decode(w, weights)
         for k in range(ROWS):
-            if first + k * LANES < last:
-                store(weights, first + k * LANES, shrink * w[k])
+            i = first + k * LANES
+            if i < last:
+                store(weights, i, shrink * w[k], key, i - start)
 
 
 def row_means(args: Any, hyper: Any) -> None:
@@ -282,6 +291,8 @@ def row_means(args: Any, hyper: Any) -> None:
     for first in range(number * length + this_lane(), last, STRIDE):
         load_fenced(w, weights, 1, first, last)
         load_fenced(g, gradients, 1, first, last)
+        decode(w, weights)
+        decode(g, gradients)
         for k in range(ROWS):
             if first + k * LANES < last:
                 total += np.float64(rules.decayed_gradient(g[k], w[k], rescale, decay))

@@ -1,4 +1,4 @@
-"""The only low-level code for CUDA: rounding, addresses as pointers, values of a thread's own, lane shuffles."""
+"""The only low-level code for CUDA: rounding, bit patterns, pointers, values of a thread's own, lane shuffles."""
 
 from typing import Any
 
@@ -26,17 +26,17 @@ def fma(typingctx: Any, a: Any, b: Any, c: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def multiply(typingctx: Any, a: Any, b: Any) -> Any:
-    """Return the float64 product, rounded: a plain one could be contracted into a sum that it feeds."""
-    if not (a == types.float64 and b == types.float64):
-        raise TypingError(f"multiply takes two float64, not {a}, {b}")
+    """Return the product, rounded: a plain one could be contracted into a sum that it feeds."""
+    if not (isinstance(a, types.Float) and a == b):
+        raise TypingError(f"multiply takes two floats of one type, not {a}, {b}")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        double = ir.DoubleType()
-        kind = ir.FunctionType(double, [double, double])
-        function = builder.module.declare_intrinsic("llvm.nvvm.mul.rn.d", (), kind)
-        return builder.call(function, args)
+        value = args[0].type
+        kind = ir.FunctionType(value, [value, value])
+        name = f"llvm.nvvm.mul.rn.{'f' if a == types.float32 else 'd'}"
+        return builder.call(builder.module.declare_intrinsic(name, (), kind), args)
 
-    return types.float64(a, b), codegen
+    return a(a, b), codegen
 
 
 @intrinsic  # type: ignore[untyped-decorator]
@@ -79,6 +79,86 @@ def cast_like(typingctx: Any, pointer: Any, value: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator]
+def bits_of(typingctx: Any, x: Any) -> Any:
+    """Return the bit pattern of a float32 number."""
+    if x != types.float32:
+        raise TypingError(f"bits_of takes a float32, not {x}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], _INT32)
+
+    return types.uint32(x), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def low(typingctx: Any, word: Any) -> Any:
+    """Return the low 32 bits of an integer; one of fewer is taken for unsigned."""
+    if not isinstance(word, types.Integer):
+        raise TypingError(f"low takes an integer, not {word}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _low(builder, args[0])
+
+    return types.uint32(word), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def float_of(typingctx: Any, bits: Any) -> Any:
+    """Return the float32 number whose bit pattern is the low 32 bits of an integer."""
+    if not isinstance(bits, types.Integer):
+        raise TypingError(f"float_of takes an integer, not {bits}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(_low(builder, args[0]), ir.FloatType())
+
+    return types.float32(bits), codegen
+
+
+def _low(builder: Any, word: Any) -> Any:
+    if word.type.width == 32:
+        return word
+    return builder.trunc(word, _INT32) if word.type.width > 32 else builder.zext(word, _INT32)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def holding(typingctx: Any, pointer: Any, word: Any) -> Any:
+    """Return the value, of the type that `pointer` points to, whose low 32 bits are `word`."""
+    if not (isinstance(pointer, types.CPointer) and word == types.uint32):
+        raise TypingError(f"holding takes a pointer and a uint32, not {pointer}, {word}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        element = context.get_value_type(pointer.dtype)
+        whole = args[1] if pointer.dtype == types.float32 else builder.zext(args[1], ir.IntType(64))
+        return builder.bitcast(whole, element)
+
+    return pointer.dtype(pointer, word), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def held_in(typingctx: Any, value: Any) -> Any:
+    """Return the low 32 bits of a floating-point value, as `holding` put them there."""
+    if not isinstance(value, types.Float):
+        raise TypingError(f"held_in takes a float, not {value}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _low(builder, builder.bitcast(args[0], ir.IntType(value.bitwidth)))
+
+    return types.uint32(value), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def is_single(typingctx: Any, pointer: Any) -> Any:
+    """Return whether `pointer` points to float32, which is known when a kernel is compiled."""
+    if not isinstance(pointer, types.CPointer):
+        raise TypingError(f"is_single takes a pointer, not {pointer}")
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return context.get_constant(types.boolean, pointer.dtype == types.float32)
+
+    return types.boolean(pointer), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator]
 def own_values(typingctx: Any, pointer: Any, count: Any) -> Any:
     """Return a pointer to `count` (a literal) values of this thread's own, of the type that `pointer` points to.
 
@@ -95,22 +175,27 @@ def own_values(typingctx: Any, pointer: Any, count: Any) -> Any:
 
 @intrinsic  # type: ignore[untyped-decorator]
 def shuffle_down(typingctx: Any, value: Any, distance: Any) -> Any:
-    """Return the float64 `value` of the thread `distance` further on in the warp, which must all be here."""
-    if value != types.float64 or not isinstance(distance, types.Integer):
-        raise TypingError(f"shuffle_down takes a float64 and an integer, not {value}, {distance}")
+    """Return the `value`, float64 or uint32, of the thread `distance` on in the warp, which must all be here."""
+    if value not in (types.float64, types.uint32) or not isinstance(distance, types.Integer):
+        raise TypingError(f"shuffle_down takes a float64 or uint32 and an integer, not {value}, {distance}")
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = ir.FunctionType(_INT32, [_INT32] * 4)
         shuffle = builder.module.declare_intrinsic("llvm.nvvm.shfl.sync.down.i32", (), kind)
+        step = context.cast(builder, args[1], distance, types.int32)
+
+        def moved(word: Any) -> Any:
+            # All 32 threads take part (-1); a thread past the end gets its own value back (31).
+            return builder.call(shuffle, [_INT32(-1), word, step, _INT32(31)])
+
+        if value == types.uint32:
+            return moved(args[0])
         pair = ir.VectorType(_INT32, 2)
         halves = builder.bitcast(args[0], pair)
-        step = context.cast(builder, args[1], distance, types.int32)
-        moved = ir.Constant(pair, ir.Undefined)
+        found = ir.Constant(pair, ir.Undefined)
         for k in range(2):
-            half = builder.extract_element(halves, _INT32(k))
-            # All 32 threads take part (-1); a thread past the end gets its own value back (31).
-            half = builder.call(shuffle, [_INT32(-1), half, step, _INT32(31)])
-            moved = builder.insert_element(moved, half, _INT32(k))
-        return builder.bitcast(moved, ir.DoubleType())
+            half = moved(builder.extract_element(halves, _INT32(k)))
+            found = builder.insert_element(found, half, _INT32(k))
+        return builder.bitcast(found, ir.DoubleType())
 
-    return types.float64(value, distance), codegen
+    return value(value, distance), codegen

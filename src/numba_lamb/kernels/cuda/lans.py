@@ -12,6 +12,7 @@ from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.kernels.cuda.block import (
     ROWS,
+    STORED,
     STRIDE,
     add_all_sums,
     add_lanes,
@@ -19,24 +20,29 @@ from numba_lamb.kernels.cuda.block import (
     address_of,
     array_of,
     chunk_of,
+    decode,
     doubles,
     hyper64_of,
     is_stopped,
+    key_of,
     lamb_gradient,
     load,
     own_rows,
     rows_from,
     rules,
     store,
+    store_rows,
     sums_of,
     this_block,
     this_lane,
+    until,
     values,
     was_stopped,
 )
 from numba_lamb.kernels.cuda.frame import close_step, count_step, takes_part
 from numba_lamb.kernels.cuda.intrinsics import cast_like
 from numba_lamb.layout import LANES
+from numba_lamb.numerics import storage
 
 
 @cuda_function
@@ -68,6 +74,7 @@ def lans_squares(args: Any, hyper: Any) -> None:
     g, squares = own_rows(hyper), 0.0
     for first in range(start + this_lane(), last, STRIDE):
         load(g, gradients, first, last)
+        decode(g, gradients)
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
@@ -117,25 +124,43 @@ def lans_advance(args: Any, hyper: Any) -> None:
     divisor = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DIVISOR]
     rows = rows_from(args, hyper, layer, start)
     w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
+    key = key_of(args, layer, start, storage.MOMENTS)
     weight_sum = update_sum = gradient_sum = 0.0
-    for first in range(start + this_lane(), last, STRIDE):
+    for first in range(start + this_lane(), until(start, last), STRIDE):
         load(w, weights, first, last)
         load(g, gradients, first, last)
         load(m, exp_avg, first, last)
         load(v, exp_avg_sq, first, last)
+        decode(w, weights)
+        decode(g, gradients)
+        decode(m, exp_avg)
+        decode(v, exp_avg_sq)
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
                 d = rules.normalized(lamb_gradient(g[k], w[k], rescale, rows, i - start), divisor)
-                new_m = rules.first_moment(m[k], d, beta1, complement1)
-                new_v = rules.second_moment(v[k], d, beta2, complement2)
-                u = rules.lamb_direction(w[k], new_m, new_v, correction1, correction2, eps, decay)
-                c = rules.lamb_direction(w[k], d, new_v, one, correction2, eps, decay)
-                store(exp_avg, i, new_m)
-                store(exp_avg_sq, i, new_v)
-                weight_sum = rules.add_square(weight_sum, w[k])
-                update_sum = rules.add_square(update_sum, u)
-                gradient_sum = rules.add_square(gradient_sum, c)
+                m[k] = rules.first_moment(m[k], d, beta1, complement1)
+                v[k] = rules.second_moment(v[k], d, beta2, complement2)
+                if STORED:
+                    g[k] = d
+                else:
+                    u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
+                    c = rules.lamb_direction(w[k], d, v[k], one, correction2, eps, decay)
+                    store(exp_avg, i, m[k], key, i - start)
+                    store(exp_avg_sq, i, v[k], key, i - start)
+                    weight_sum = rules.add_square(weight_sum, w[k])
+                    update_sum = rules.add_square(update_sum, u)
+                    gradient_sum = rules.add_square(gradient_sum, c)
+        if STORED:
+            store_rows(m, exp_avg, first, last, start, key, False)
+            store_rows(v, exp_avg_sq, first, last, start, key, True)
+            for k in range(ROWS):
+                if first + k * LANES < last:
+                    u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
+                    c = rules.lamb_direction(w[k], g[k], v[k], one, correction2, eps, decay)
+                    weight_sum = rules.add_square(weight_sum, w[k])
+                    update_sum = rules.add_square(update_sum, u)
+                    gradient_sum = rules.add_square(gradient_sum, c)
     weight_sum, update_sum, gradient_sum = (
         add_lanes(weight_sum),
         add_lanes(update_sum),
@@ -196,6 +221,7 @@ def lans_descend(args: Any, hyper: Any) -> None:
     scales = values(args, fields.SCALES, hyper)
     divisor, scale = scales[own + columns.DIVISOR], scales[own + columns.DESCEND]
     gradient_scale = scales[own + columns.GRADIENT_DESCEND]
+    key = key_of(args, layer, start, storage.WEIGHTS)
     rows = rows_from(args, hyper, layer, start)
     w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
     for first in range(start + this_lane(), last, STRIDE):
@@ -203,13 +229,18 @@ def lans_descend(args: Any, hyper: Any) -> None:
         load(g, gradients, first, last)
         load(m, exp_avg, first, last)
         load(v, exp_avg_sq, first, last)
+        decode(w, weights)
+        decode(g, gradients)
+        decode(m, exp_avg)
+        decode(v, exp_avg_sq)
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
                 d = rules.normalized(lamb_gradient(g[k], w[k], rescale, rows, i - start), divisor)
                 u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
                 c = rules.lamb_direction(w[k], d, v[k], one, correction2, eps, decay)
-                store(weights, i, rules.descend(rules.descend(w[k], u, scale), c, gradient_scale))
+                new_w = rules.descend(rules.descend(w[k], u, scale), c, gradient_scale)
+                store(weights, i, new_w, key, i - start)
 
 
 LANS_KERNELS = (lans_squares, lans_normalize, lans_advance, lans_ratio, lans_descend)

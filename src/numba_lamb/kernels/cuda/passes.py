@@ -22,14 +22,17 @@ from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.kernels.cuda.block import (
     ROWS,
+    STORED,
     STRIDE,
     add_all_sums,
     add_lanes,
     array_of,
     chunk_of,
+    decode,
     doubles,
     hyper64_of,
     is_stopped,
+    key_of,
     lamb_gradient,
     lars_gradient,
     load,
@@ -38,9 +41,11 @@ from numba_lamb.kernels.cuda.block import (
     rows_from,
     rules,
     store,
+    store_rows,
     sums_of,
     this_block,
     this_lane,
+    until,
     values,
     was_stopped,
 )
@@ -58,6 +63,7 @@ from numba_lamb.kernels.cuda.frame import (
 from numba_lamb.kernels.cuda.intrinsics import zero_like
 from numba_lamb.kernels.cuda.lans import LANS_KERNELS
 from numba_lamb.layout import LANES
+from numba_lamb.numerics import storage
 
 # -- LAMB ----------------------------------------------------------------------------------------------------
 
@@ -85,23 +91,38 @@ def lamb_advance(args: Any, hyper: Any) -> None:
     correction1, correction2 = hyper[row + columns.CORRECTION1], hyper[row + columns.CORRECTION2]
     rows = rows_from(args, hyper, layer, start)
     w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
+    key = key_of(args, layer, start, storage.MOMENTS)
     weight_sum = update_sum = 0.0
-    for first in range(start + this_lane(), last, STRIDE):
+    for first in range(start + this_lane(), until(start, last), STRIDE):
         load(w, weights, first, last)
         load(g, gradients, first, last)
         load(m, exp_avg, first, last)
         load(v, exp_avg_sq, first, last)
+        decode(w, weights)
+        decode(g, gradients)
+        decode(m, exp_avg)
+        decode(v, exp_avg_sq)
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
                 d = lamb_gradient(g[k], w[k], rescale, rows, i - start)
-                new_m = rules.first_moment(m[k], d, beta1, complement1)
-                new_v = rules.second_moment(v[k], d, beta2, complement2)
-                u = rules.lamb_direction(w[k], new_m, new_v, correction1, correction2, eps, decay)
-                store(exp_avg, i, new_m)
-                store(exp_avg_sq, i, new_v)
-                weight_sum = rules.add_square(weight_sum, w[k])
-                update_sum = rules.add_square(update_sum, u)
+                m[k] = rules.first_moment(m[k], d, beta1, complement1)
+                v[k] = rules.second_moment(v[k], d, beta2, complement2)
+                if not STORED:
+                    u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
+                    store(exp_avg, i, m[k], key, i - start)
+                    store(exp_avg_sq, i, v[k], key, i - start)
+                    weight_sum = rules.add_square(weight_sum, w[k])
+                    update_sum = rules.add_square(update_sum, u)
+        if STORED:
+            # The direction is made of the moments as they are stored, which takes whole rows.
+            store_rows(m, exp_avg, first, last, start, key, False)
+            store_rows(v, exp_avg_sq, first, last, start, key, True)
+            for k in range(ROWS):
+                if first + k * LANES < last:
+                    u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
+                    weight_sum = rules.add_square(weight_sum, w[k])
+                    update_sum = rules.add_square(update_sum, u)
     weight_sum, update_sum = add_lanes(weight_sum), add_lanes(update_sum)
     if this_lane() == 0:
         sums_of(args, chunk)[columns.WEIGHT_SQUARES] = weight_sum
@@ -144,6 +165,10 @@ def lamb_other_norm(args: Any, hyper: Any) -> None:
         load(g, gradients, first, last)
         load(m, exp_avg, first, last)
         load(v, exp_avg_sq, first, last)
+        decode(w, weights)
+        decode(g, gradients)
+        decode(m, exp_avg)
+        decode(v, exp_avg_sq)
         for k in range(ROWS):
             if first + k * LANES < last:
                 u = lamb_other(w[k], m[k], v[k], correction1, correction2, eps, decay, zero, kind)
@@ -197,15 +222,20 @@ def lamb_descend(args: Any, hyper: Any) -> None:
     correction1, correction2 = hyper[row + columns.CORRECTION1], hyper[row + columns.CORRECTION2]
     eps, decay = hyper[row + columns.EPS], hyper[row + columns.DECAY]
     scale = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND]
+    key = key_of(args, layer, start, storage.WEIGHTS)
     w, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper)
     for first in range(start + this_lane(), last, STRIDE):
         load(w, weights, first, last)
         load(m, exp_avg, first, last)
         load(v, exp_avg_sq, first, last)
+        decode(w, weights)
+        decode(m, exp_avg)
+        decode(v, exp_avg_sq)
         for k in range(ROWS):
-            if first + k * LANES < last:
+            i = first + k * LANES
+            if i < last:
                 u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
-                store(weights, first + k * LANES, rules.descend(w[k], u, scale))
+                store(weights, i, rules.descend(w[k], u, scale), key, i - start)
 
 
 # -- LARS and Momentum, which is LARS with ratio 1 -----------------------------------------------------------
@@ -230,6 +260,8 @@ def lars_sums(args: Any, hyper: Any) -> None:
     for first in range(start + this_lane(), last, STRIDE):
         load_fenced(w, weights, 1, first, last)
         load_fenced(g, gradients, 1, first, last)
+        decode(w, weights)
+        decode(g, gradients)
         for k in range(ROWS):
             if first + k * LANES < last:
                 d = rescale * g[k]
@@ -316,19 +348,33 @@ def lars_update(args: Any, hyper: Any) -> None:
     advance = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.ADVANCE]
     descend = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND]
     rows = rows_from(args, hyper, layer, start)
+    key = key_of(args, layer, start, storage.MOMENTS)
+    weights_key = key_of(args, layer, start, storage.WEIGHTS)
     w, g, v = own_rows(hyper), own_rows(hyper), own_rows(hyper)
-    for first in range(start + this_lane(), last, STRIDE):
+    for first in range(start + this_lane(), until(start, last), STRIDE):
         load(w, weights, first, last)
         load(g, gradients, first, last)
         load(v, exp_avg, first, last)
+        decode(w, weights)
+        decode(g, gradients)
+        decode(v, exp_avg)
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
                 d = lars_gradient(g[k], w[k], rescale, decay, rows, i - start)
-                new_v = rules.momentum_advance(v[k], d, momentum, advance)
-                u = rules.momentum_direction(new_v, d, advance, velocity, lookahead)
-                store(exp_avg, i, new_v)
-                store(weights, i, rules.descend(w[k], u, descend))
+                v[k] = rules.momentum_advance(v[k], d, momentum, advance)
+                if not STORED:
+                    u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
+                    store(exp_avg, i, v[k], key, i - start)
+                    store(weights, i, rules.descend(w[k], u, descend), weights_key, i - start)
+        if STORED:
+            store_rows(v, exp_avg, first, last, start, key, False)
+            for k in range(ROWS):
+                i = first + k * LANES
+                if i < last:
+                    d = lars_gradient(g[k], w[k], rescale, decay, rows, i - start)
+                    u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
+                    store(weights, i, rules.descend(w[k], u, descend), weights_key, i - start)
 
 
 KERNELS: dict[str, Callable[[Any, Any], None]] = {
