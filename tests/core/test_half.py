@@ -73,7 +73,9 @@ def test_masters_take_the_steps_of_float32(make: Callable[..., Any], dtype: Any)
         assert found.tobytes() == whole[name].tobytes(), name
         tied = found.view(np.uint32) & 0xFFFF == 0x8000
         assert (w == found.astype(dtype))[~tied].all()
-    assert frozen(dict(first.stats())) == frozen(dict(second.stats()))
+    # Of what float16 cannot hold float32 has no count.
+    told = {key: value for key, value in second.stats().items() if not key.startswith("beyond")}
+    assert frozen(dict(first.stats())) == frozen(told)
 
 
 @pytest.mark.parametrize("dtype", [BFLOAT16, np.float16, np.float64], ids=str)
