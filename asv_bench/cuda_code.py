@@ -1,7 +1,7 @@
 """Print what the compilers make of each CUDA kernel, as the tables in docs/benchmarks/cuda.md; needs no GPU.
 
-``python asv_bench/cuda_code.py``; takes minutes and the tests' dependencies. Arguments (``lars_update``) choose
-kernels.
+``python asv_bench/cuda_code.py``; takes some minutes and the tests' dependencies. Arguments (``lars_update``)
+choose kernels.
 """
 
 import sys

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._cache import source_hash
-from numba_lamb.kernels.cuda import build
-from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda import build, passes
+from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
+KERNELS = [*passes.KERNELS.values(), *STORED_KERNELS.values()]
 Capability = tuple[int, int]
 
 
@@ -22,7 +23,7 @@ def make(folder: Path, capability: Capability) -> None:
     """Compile every kernel for one compute capability."""
     folder.mkdir(parents=True, exist_ok=True)
     for dtype in (np.dtype("float32"), np.dtype("float64")):
-        for kernel in KERNELS.values():
+        for kernel in KERNELS:
             path = path_of(folder, kernel, dtype, capability)
             path.write_bytes(build.machine_code(kernel, dtype, capability))
             print(path.name, path.stat().st_size, flush=True)

@@ -39,6 +39,18 @@ def test_the_bits_of_a_large_layer_are_the_cpus(optimizer: str, dtype: Any) -> N
     twins.assert_same()
 
 
+@pytest.mark.parametrize(
+    "stored", [{}, {"moments": "bfloat16"}, {"moments": "int8", "master": None}], ids=str
+)
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_bits_in_half_precision(library: str, stored: dict[str, Any]) -> None:
+    make = lambda params: nl.Lamb(params, 0.01, weight_decay=0.1, max_grad_norm=0.5, **stored)  # noqa: E731
+    twins = Twins(make, library_called(library), np.float16)
+    for step in range(3):
+        twins.step(twins.gradients(step))
+    twins.assert_same()
+
+
 def test_both_dtypes_share_a_step() -> None:
     library = bare()
     host = {"a": np.linspace(-1, 1, 300, dtype=np.float32), "b": np.linspace(-2, 1, 300)}

@@ -260,9 +260,10 @@ def test_a_failing_test_shows_in_the_exit_code(
 def test_machine_code_that_was_made_before_is_taken(
     script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, kernels = script.cubins.build, script.cubins.KERNELS
-    some = {name: kernels[name] for name in ("lamb_ratio", "lamb_descend")}
-    monkeypatch.setattr(script.cubins, "KERNELS", some)
+    build = script.cubins.build
+    kernels = {kernel.__name__: kernel for kernel in script.cubins.KERNELS}
+    some = {name: kernels[name] for name in ("lamb_ratio", "lamb_descend_stored")}
+    monkeypatch.setattr(script.cubins, "KERNELS", [*some.values()])
     monkeypatch.setattr(build, "machine_code", lambda kernel, *_: kernel.__name__.encode())
     assert script.main.main(["--build", str(tmp_path / "cubins"), "--capability", "8.0"]) == 0
     assert len(list((tmp_path / "cubins").iterdir())) == 4

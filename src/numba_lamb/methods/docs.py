@@ -72,9 +72,9 @@ _NUMPY = _EITHER | {
         "or group dicts with ``params`` as any of these and any options below but `num_threads`, "
         '`capture_steps` and `loss_scale`, the rate as ``lr``; one more dict ``{"order_params": '
         "[...]}`` fixes the order that gradients are given in. Arrays are C-contiguous and writable, and are "
-        "updated in place: all of them NumPy arrays, in float32, float64, float16 or the bfloat16 of "
-        "ml_dtypes; or all on one GPU with ``__cuda_array_interface__`` (CuPy, Numba, detached PyTorch "
-        "tensors), in float32 or float64.",
+        "updated in place: all of them NumPy arrays, or all on one GPU with "
+        "``__cuda_array_interface__`` (CuPy, Numba, detached PyTorch tensors); in float32, float64, "
+        "float16 or the bfloat16 of ml_dtypes.",
     ),
     "optimizer": Text(
         "Momentum",
