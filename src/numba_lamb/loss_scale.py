@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from numba_lamb.engine.scale import Following
 from numba_lamb.optimizers.base import Gradients, Optimizer
 
 
@@ -25,7 +26,8 @@ class DynamicLossScale:
     Parameters
     ----------
     optimizer : Lamb, Lans, Lars or Momentum
-        Of `numba_lamb`, for NumPy arrays, with ``nonfinite="skip"``. Its steps divide gradients by the scale.
+        Of `numba_lamb`, with ``nonfinite="skip"``. Its steps divide gradients by the scale, which for arrays on a
+        GPU lies and follows there: nothing waits for it.
     initial : float, default 65536.0
         The first scale, from `minimum` to `maximum`.
     growth : float, default 2.0
@@ -80,8 +82,6 @@ class DynamicLossScale:
                 f"optimizer must be a numba_lamb.Lamb, Lans, Lars or Momentum, got a {type(optimizer).__name__}; "
                 "PyTorch's have torch.amp.GradScaler"
             )
-        if optimizer._backend.waits:
-            raise ValueError("optimizer must be one of NumPy arrays, got one of arrays on a GPU")
         _check("growth", growth, "a number > 1", lambda value: value > 1)
         _check("backoff", backoff, "a number > 0 and < 1", lambda value: 0 < value < 1)
         _check("minimum", minimum, "a number > 0", lambda value: value > 0)
@@ -90,44 +90,49 @@ class DynamicLossScale:
         _check("initial", initial, self._bounds, lambda value: minimum <= value <= maximum)
         if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
             raise ValueError(f"interval must be an int >= 1, got {interval!r}")
-        self._optimizer = optimizer
-        self._growth, self._backoff, self._interval = float(growth), float(backoff), interval
+        self._optimizer, self._interval = optimizer, interval
         self._minimum, self._maximum = float(minimum), float(maximum)
-        self._value, self._steps = float(initial), 0
+        following = Following(interval, float(growth), float(backoff), self._minimum, self._maximum)
         self._check_skips()
+        self._scale = optimizer._backend.new_scale(following, float(initial))
 
     @property
     def value(self) -> float:
-        """What the next loss is to be multiplied by."""
-        return self._value
+        """What the next loss is to be multiplied by; on a GPU this waits for it."""
+        return self._scale.read()[0]
 
-    def step(self, gradients: Gradients) -> bool:
+    @property
+    def array(self) -> Any:
+        """The same as a 0-d float32 array where the parameters are, which steps write to: nothing waits for it.
+
+        On a GPU it has ``__cuda_array_interface__``, for `cupy.asarray` or `torch.as_tensor`.
+        """
+        return self._scale.array
+
+    def step(self, gradients: Gradients, stream: object = None) -> bool:
         """Take a step of the optimizer with gradients of the scaled loss, and follow it with the scale.
 
         Parameters
         ----------
-        gradients : mapping or iterable
+        gradients, stream
             As for the optimizer's `step`.
 
         Returns
         -------
         applied : bool
-            Whether it was taken; where it was not, nothing but the scale has changed.
+            Whether it was taken, on a GPU whether it was queued. A step that is left out changes nothing but the
+            scale.
         """
         optimizer = self._optimizer
         with optimizer._lock:
             self._check_skips()
             plan = optimizer._plan
-            plan.grad_scale = self._value
+            plan.grad_scale, plan.scaler = self._scale.grad_scale, self._scale.scaler
             try:
-                applied = optimizer._apply(gradients, None)
+                applied = optimizer._apply(gradients, stream)
             finally:
-                plan.grad_scale = 0
-            steps = self._steps + 1 if applied else 0
-            value = self._value if applied else max(self._backoff * self._value, self._minimum)
-            if steps == self._interval:
-                steps, value = 0, min(self._growth * self._value, self._maximum)
-            self._value, self._steps = value, steps
+                plan.grad_scale = plan.scaler = 0
+            self._scale.follow(applied)
         return applied
 
     def _check_skips(self) -> None:
@@ -138,8 +143,9 @@ class DynamicLossScale:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scale and the steps since it changed."""
-        return {"value": self._value, "steps": self._steps}
+        """Return the scale and the steps since it changed; on a GPU this waits for it."""
+        value, steps = self._scale.read()
+        return {"value": value, "steps": steps}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Put back what `state_dict` returned.
@@ -155,7 +161,7 @@ class DynamicLossScale:
         _check("state['value']", value, self._bounds, lambda given: self._minimum <= given <= self._maximum)
         if isinstance(steps, bool) or not isinstance(steps, int) or not 0 <= steps < self._interval:
             raise ValueError(f"state['steps'] must be an int >= 0 and < {self._interval}, got {steps!r}")
-        self._value, self._steps = float(value), steps
+        self._scale.write(float(value), steps)
 
 
 def _check(name: str, value: Any, allowed: str, holds: Callable[[float], bool]) -> None:

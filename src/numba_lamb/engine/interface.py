@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import Record
+from numba_lamb.engine.scale import Following, HostScale, Scale
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held, Reader
@@ -59,6 +60,8 @@ class Plan:
     grad_scale, found_inf : Any
         What a loss scaler says of the next step: on the CPU numbers, on a GPU the addresses of float32 values,
         0 for none.
+    scaler : int
+        On a GPU the address of how what is at `grad_scale` follows the steps (`numba_lamb.kernels.cuda.fields`).
     """
 
     method: Method
@@ -70,6 +73,7 @@ class Plan:
     nonfinite: str = "raise"
     loss_scale: float = 1.0
     grad_scale: Any = 0
+    scaler: int = 0
     found_inf: Any = 0
 
 
@@ -95,6 +99,10 @@ class Backend(ABC):
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables and zeroed state for the layers of `dtype`."""
+
+    def new_scale(self, following: Following, value: float) -> Scale:
+        """Return a loss scale that is to follow this backend's steps."""
+        return HostScale(following, value)
 
     def check_copyable(self) -> None:  # noqa: B027  (NumPy arrays can be copied)
         """Raise if an optimizer of such arrays cannot be copied or pickled."""

@@ -19,11 +19,13 @@ from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.order import Order
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
 from numba_lamb.engine.cuda.record import CudaRecord
+from numba_lamb.engine.cuda.scale import CudaScale
 from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import RecordLayout
+from numba_lamb.engine.scale import Following, Scale
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.layout import FlatLayout, Layer
@@ -99,6 +101,10 @@ class CudaBackend(Backend):
     def new_reader(self, layers: Sequence[Layer], arrays: Sequence[Any]) -> Reader:
         """Return what says where these parameters and their gradients lie."""
         return DeviceReader(layers, arrays, self._device.index)
+
+    def new_scale(self, following: Following, value: float) -> Scale:
+        """Return a loss scale on the GPU that is to follow this backend's steps."""
+        return CudaScale(self._device, following, value)
 
     def check_copyable(self) -> None:
         """Raise: the arrays of a copy would be somewhere else."""
@@ -235,6 +241,7 @@ class CudaBackend(Backend):
             bucket.constants[fields.LOSS_SCALE] = plan.loss_scale
             bucket.inspect_gradients(clips)
             bucket.args[fields.GRAD_SCALE], bucket.args[fields.FOUND_INF] = plan.grad_scale, plan.found_inf
+            bucket.args[fields.SCALER] = plan.scaler
         kernels = self._kernels()
         for bucket, name in kernels:
             if bucket.lacks(name):
