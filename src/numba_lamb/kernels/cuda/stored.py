@@ -13,15 +13,19 @@ from numba_lamb._compile import bind, cuda_function
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.columns import (
     BFLOAT16,
+    EXP_AVG,
+    EXP_AVG_SQ,
     FIRST_8,
     FLOAT16,
     FLOAT32,
     FLOAT64,
+    GRADIENT,
     MASTERED,
     NATIVE,
     SECOND_8,
     SECOND_16,
     SPLIT,
+    WEIGHTS,
 )
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.kernels.cuda.block import WARP, address_of, longs, this_lane
@@ -55,12 +59,15 @@ storage = bind(storage_text, cuda_function, bits_of=bits_of, float_of=float_of, 
 
 @cuda_function
 def array_of(args: Any, hyper: Any, layer: Any, column: Any) -> Any:
-    """Return how one of a layer's arrays is stored, its address, and that of the rest of it."""
+    """Return how one of a layer's arrays is stored, its address, that of the rest of it, and its column.
+
+    The column is a constant: what an array of it is never stored as is no part of the machine code.
+    """
     kind = longs(args, fields.FORMATS)[layer * columns.FORMATS + column]
     rest = columns.REST
-    if column >= columns.EXP_AVG:
-        rest = column + columns.EXP_AVG_SCALES - columns.EXP_AVG
-    return kind, address_of(args, layer, column), address_of(args, layer, rest)
+    if column >= EXP_AVG:
+        rest = column + columns.EXP_AVG_SCALES - EXP_AVG
+    return kind, address_of(args, layer, column), address_of(args, layer, rest), column
 
 
 @cuda_function
@@ -72,17 +79,17 @@ def own_rows(like: Any) -> Any:
 @cuda_function
 def load(own: Any, array: Any, first: Any, last: Any) -> None:
     """Read this thread's patterns of `ROWS` rows, from `first` on; past the end, what lies before `last`."""
-    kind, address, other = array[0], array[1], array[2]
+    kind, address, other, column = array[0], array[1], array[2], array[3]
     if kind == NATIVE:
         for k in range(ROWS):
             own[k] = pointer_to(address, own[0])[min(first + k * LANES, last - 1)]
-    elif kind == FLOAT32:
+    elif column == GRADIENT and kind == FLOAT32:
         for k in range(ROWS):
             own[k] = pointer_to(address, _SINGLE)[min(first + k * LANES, last - 1)]
-    elif kind == FLOAT64:
+    elif column == GRADIENT and kind == FLOAT64:
         for k in range(ROWS):
             own[k] = pointer_to(address, _DOUBLE)[min(first + k * LANES, last - 1)]
-    elif is_single(own) and kind in (FIRST_8, SECOND_8):
+    elif is_single(own) and column >= EXP_AVG and kind in (FIRST_8, SECOND_8):
         for k in range(ROWS):
             i = min(first + k * LANES, last - 1)
             own[k] = holding(own, low(pointer_to(address, _BYTE)[i]))
@@ -90,10 +97,10 @@ def load(own: Any, array: Any, first: Any, last: Any) -> None:
     else:
         for k in range(ROWS):
             own[k] = holding(own, low(pointer_to(address, _HALF)[min(first + k * LANES, last - 1)]))
-        if is_single(own) and kind == SPLIT:
+        if is_single(own) and column == WEIGHTS and kind == SPLIT:
             for k in range(ROWS):
                 own[ROWS + k] = holding(own, low(pointer_to(other, _HALF)[min(first + k * LANES, last - 1)]))
-        elif is_single(own) and kind == MASTERED:
+        elif is_single(own) and column == WEIGHTS and kind == MASTERED:
             for k in range(ROWS):
                 own[ROWS + k] = pointer_to(other, _SINGLE)[min(first + k * LANES, last - 1)]
 
@@ -107,24 +114,24 @@ def load_fenced(own: Any, array: Any, step: Any, first: Any, last: Any) -> None:
 @cuda_function
 def decode(own: Any, array: Any) -> None:
     """Make values of the patterns that were loaded."""
-    kind = array[0]
+    kind, column = array[0], array[3]
     if kind in (BFLOAT16, SECOND_16):
         for k in range(ROWS):
             own[k] = storage.from_bfloat16(held_in(own[k]))
-    elif kind == FLOAT16:
+    elif column <= GRADIENT and kind == FLOAT16:
         for k in range(ROWS):
             own[k] = storage.from_float16(held_in(own[k]))
-    elif is_single(own) and kind == SPLIT:
+    elif is_single(own) and column == WEIGHTS and kind == SPLIT:
         for k in range(ROWS):
             own[k] = storage.joined(held_in(own[k]), np.int32(np.int16(held_in(own[ROWS + k]))))
-    elif is_single(own) and kind == MASTERED:
+    elif is_single(own) and column == WEIGHTS and kind == MASTERED:
         for k in range(ROWS):
             own[k] = storage.mastered(np.float32(own[ROWS + k]), held_in(own[k]))
-    elif is_single(own) and kind == FIRST_8:
+    elif is_single(own) and column == EXP_AVG and kind == FIRST_8:
         for k in range(ROWS):
             code = np.float32(np.int32(np.int8(held_in(own[k]))))
             own[k] = storage.first_from_code(code, np.float32(own[ROWS + k]))
-    elif is_single(own) and kind == SECOND_8:
+    elif is_single(own) and column == EXP_AVG_SQ and kind == SECOND_8:
         for k in range(ROWS):
             code = np.float32(np.int32(held_in(own[k])))
             own[k] = storage.second_from_code(code, np.float32(own[ROWS + k]))
@@ -191,7 +198,7 @@ def store(array: Any, i: Any, value: Any, key: Any, place: Any) -> None:
 def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any, upper: Any) -> None:
     """Write this thread's values of `ROWS` rows of a moment; they are then as they are stored.
 
-    All threads must come here. `upper` says which half of an element's random bits is for this moment.
+    All threads must come here. `upper` says whether it is the second, whose are the upper random bits.
     """
     kind, address, other = array[0], array[1], array[2]
     if kind == NATIVE:
@@ -204,7 +211,7 @@ def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any
             if i < last:
                 half = half_at(key, i - start, upper)
                 found = storage.random_bfloat16(np.float32(own[k]), half)
-                if kind == SECOND_16:
+                if upper:
                     found = storage.stored_second(np.float32(own[k]), half)
                 pointer_to(address, _HALF)[i] = found
                 own[k] = storage.from_bfloat16(found)
@@ -217,14 +224,14 @@ def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any
                 if this_lane() == 0:
                     pointer_to(other, _SINGLE)[i // LANES] = scale
                 half, inverse = half_at(key, i - start, upper), np.float32(1) / scale
-                if kind == FIRST_8:
-                    code = storage.code_of_first(np.float32(own[k]), scale, inverse, half)
-                    pointer_to(address, _BYTE)[i] = np.int32(code)
-                    own[k] = storage.first_from_code(code, scale)
-                else:
+                if upper:
                     code = storage.code_of_second(np.float32(own[k]), scale, inverse, half)
                     pointer_to(address, _BYTE)[i] = np.int32(code)
                     own[k] = storage.second_from_code(code, scale)
+                else:
+                    code = storage.code_of_first(np.float32(own[k]), scale, inverse, half)
+                    pointer_to(address, _BYTE)[i] = np.int32(code)
+                    own[k] = storage.first_from_code(code, scale)
 
 
 @cuda_function
