@@ -94,7 +94,7 @@ def test_every_formula_takes_part() -> None:
 
 def test_the_stored_file_is_whole_and_small() -> None:
     assert stored.FILE.stat().st_size < 70_000
-    for name, (_, those) in verify._sets(places.HOST).items():
+    for name, (_, those) in verify._sets().items():
         kept = stored.load()[name]
         dtypes = {dtype for case in those for dtype in case.dtypes}
         assert set(kept.layers) == {name for name in inputs.layer_names() if name.split()[0] in dtypes}

@@ -52,8 +52,8 @@ def add_parser(commands: "argparse._SubParsersAction[Any]") -> None:
         help="check that every bit of training is the promised one here",
         description=(
             f"Take {STEPS:,} steps of every optimizer, in every formula, on fixed weights and gradients, and "
-            "compare all bits of weights, state and statistics with the digests that the package brings; on the "
-            "CPU also with parameters and moments stored in fewer bits. Exit "
+            "compare all bits of weights, state and statistics with the digests that the package brings, also "
+            "with parameters and moments stored in fewer bits. Exit "
             "code 0 if they agree, 1 if not, with the first step and the layers that differ. Takes about "
             "20 seconds, and the kernels' compilation once."
         ),
@@ -89,16 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
     if unfit:
         return _fail(unfit)
     if arguments.write:
-        stored.store(
-            {name: replay(*each, STEPS, HOST, arguments.threads) for name, each in _sets(HOST).items()}
-        )
+        stored.store({name: replay(*each, STEPS, HOST, arguments.threads) for name, each in _sets().items()})
         print(f"wrote {stored.FILE}")
         return 0
     try:
         shipped = stored.load()
     except ValueError as error:
         return _fail(str(error))
-    unknown = [name for name in _sets(HOST) if name not in shipped]
+    unknown = [name for name in _sets() if name not in shipped]
     if unknown:
         return _fail(f"{stored.FILE} has no digests of {', '.join(unknown)}; --write in a checkout adds them")
     try:
@@ -107,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         way = "it needs a GPU, and CuPy or PyTorch with CUDA"
         return _fail(f"--device must be cpu here, got cuda: {error}; {way}")
     results: dict[str, list[Result]] = {}
-    for name, each in _sets(place).items():
+    for name, each in _sets().items():
         try:
             results[name] = [
                 _result(leg, replay(*each, leg.steps, place, leg.threads), shipped[name])
@@ -127,16 +125,14 @@ def run(arguments: argparse.Namespace) -> int:
     return int(differ)
 
 
-def _sets(place: Place) -> dict[str, tuple[Method, Sequence[Case]]]:
-    """Return what takes steps in a place by its name: an optimizer and cases of it."""
+def _sets() -> dict[str, tuple[Method, Sequence[Case]]]:
+    """Return what takes steps by its name: an optimizer and cases of it."""
     found: dict[str, tuple[Method, Sequence[Case]]] = {
         name: (method, cases_of(method)) for name, method in METHODS.items()
     }
-    if place is HOST:
-        # Momentum stores what Lars does.
-        others = [name for name in METHODS if name != "Momentum"]
-        found |= {f"{name} in fewer bits": (METHODS[name], STORED) for name in others}
-    return found
+    # Momentum stores what Lars does.
+    others = [name for name in METHODS if name != "Momentum"]
+    return found | {f"{name} in fewer bits": (METHODS[name], STORED) for name in others}
 
 
 def _legs(arguments: argparse.Namespace) -> list[Leg]:
