@@ -97,7 +97,7 @@ def test_the_stored_file_is_whole_and_small() -> None:
     for name, (_, those) in verify._sets().items():
         kept = stored.load()[name]
         dtypes = {dtype for case in those for dtype in case.dtypes}
-        assert set(kept.layers) == {name for name in inputs.layer_names() if name.split()[0] in dtypes}
+        assert set(kept.layers) == {name for name in inputs.weights() if name.split()[0] in dtypes}
         assert [*kept.cases] == [case.name for case in those]
         assert {len(row) for row in (*kept.layers.values(), *kept.cases.values())} == {
             2 * len(trace.CHECKPOINTS)
@@ -117,7 +117,11 @@ def test_the_hash_is_splitmix64() -> None:
 @pytest.mark.parametrize("step", [1, 2, 3, 4, 1000])
 def test_inputs_are_exact_and_of_every_size(step: int) -> None:
     found = inputs.gradients(step)
-    assert [*found] == [*inputs.weights()] == inputs.layer_names()
+    assert (
+        [*found]
+        == [*inputs.weights()]
+        == [f"{dtype} {name}" for dtype in inputs.DTYPES for name in inputs.SHAPES]
+    )
     for name, values in found.items():
         dtype, _, layer = name.partition(" ")
         tiny = np.finfo(dtype).tiny

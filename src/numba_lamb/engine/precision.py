@@ -68,11 +68,6 @@ class Precision:
             return _FORMATS[name_of(self.storage)]
         return columns.SPLIT if name_of(self.storage) == "bfloat16" else columns.MASTERED
 
-    @property
-    def is_random(self) -> bool:
-        """Whether anything is rounded by random bits."""
-        return self.moments is not None or self.weights in (columns.BFLOAT16, columns.FLOAT16)
-
     def moment(self, number: int) -> int:
         """Return the format of a moment, the first or the second."""
         if self.moments is None:
