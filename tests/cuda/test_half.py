@@ -203,3 +203,14 @@ def test_replays_draw_random_bits_of_their_own(gpu: Gpu) -> None:
         captured.replay()
         pair.cpu.step(gradients)
     pair.check()
+
+
+def test_kernels_that_a_capture_lacks_are_made_beforehand(gpu: Gpu) -> None:
+    random = np.random.default_rng(8)
+    pair = Pair(gpu, random_arrays(random, [F32]), lambda params: MAKERS["nesterov"](params))
+    given = gpu.arrays(random_arrays(random, [F16]))
+    with pytest.raises(
+        RuntimeError, match=r"a gradient's dtype.* was changed.*one step outside of capture first"
+    ):
+        Captured(pair, given)
+    assert pair.gpu_optimizer.global_step == 0
