@@ -82,17 +82,17 @@ REGISTERS = {
 
 # Kernels for arrays in other formats, in float32.
 STORED_REGISTERS = {
-    "open_step": 64,
+    "open_step": 48,
     "decay_weights": 56,
     "row_means": 64,
-    "lamb_advance": 136,
+    "lamb_advance": 128,
     "lamb_other_norm": 104,
-    "lamb_descend": 80,
+    "lamb_descend": 64,
     "lans_squares": 56,
-    "lans_advance": 152,
-    "lans_descend": 88,
-    "lars_sums": 72,
-    "lars_update": 128,
+    "lans_advance": 144,
+    "lans_descend": 80,
+    "lars_sums": 64,
+    "lars_update": 112,
 }
 # How often their threads meet beside sums: twice for each moment whose rows have scales.
 MEETINGS = {"lamb_advance": 4, "lans_advance": 4, "lars_update": 2}
