@@ -10,6 +10,7 @@ import numpy as np
 from numba_lamb import checkpoint
 from numba_lamb._calls import run_in_order
 from numba_lamb._text import shorten
+from numba_lamb.loss_scale import DynamicLossScale
 from numba_lamb.memory.arrays import check_parameter
 from numba_lamb.optimizers.base import Optimizer
 
@@ -19,8 +20,10 @@ KIND = "numba-lamb training"
 """What tells such a file from other checkpoints."""
 
 
-def save(path: checkpoint.Path, optimizer: Optimizer) -> None:
+def save(path: checkpoint.Path, optimizer: Optimizer, loss_scale: DynamicLossScale | None = None) -> None:
     """Write an optimizer's parameters and state to one file, replacing what was there in one step.
+
+    Where ranks share the state, each of them calls it, and the first one writes before any returns.
 
     Parameters
     ----------
@@ -28,6 +31,8 @@ def save(path: checkpoint.Path, optimizer: Optimizer) -> None:
         The file, by custom ``*.npz``; as for `checkpoint.save`. It holds data alone, and no pickle.
     optimizer : Lamb, Lars or Momentum
         Of `numba_lamb`. On a GPU its steps are waited for, and values come to the host.
+    loss_scale : DynamicLossScale, optional
+        Its scale, to be saved too.
 
     Raises
     ------
@@ -68,14 +73,17 @@ def save(path: checkpoint.Path, optimizer: Optimizer) -> None:
             parameter.name: optimizer._backend.values_of(parameter) for parameter in optimizer._parameters
         }
         tree = {"kind": KIND, "params": values, "optimizer": optimizer.state_dict()}
-        checkpoint.save(path, tree)
+        if loss_scale is not None:
+            tree["loss_scale"] = loss_scale.state_dict()
+        optimizer._backend.on_one(partial(checkpoint.save, path, tree))
 
 
-def load(path: checkpoint.Path, optimizer: Optimizer) -> None:
+def load(path: checkpoint.Path, optimizer: Optimizer, loss_scale: DynamicLossScale | None = None) -> None:
     """Put back what `save` wrote: parameters, in place in the arrays of `optimizer`, and its state.
 
     All is checked before anything changes. Ctrl-C finds both as they were, or both as in the file; only on a GPU
-    it may find some parameters written.
+    it may find some parameters written. Where ranks share the state, each of them calls it, with a file that any
+    number of ranks wrote.
 
     Parameters
     ----------
@@ -84,6 +92,8 @@ def load(path: checkpoint.Path, optimizer: Optimizer) -> None:
     optimizer : Lamb, Lars or Momentum
         Made as the one that was saved: of the same class, for parameters of the same names, shapes and dtypes, in
         as many groups.
+    loss_scale : DynamicLossScale, optional
+        To be given if, and only if, one was saved.
 
     Raises
     ------
@@ -96,28 +106,39 @@ def load(path: checkpoint.Path, optimizer: Optimizer) -> None:
         Nothing has changed then.
     """
     _check_optimizer(optimizer)
-    tree = checkpoint.load(path)
-    if tree.get("kind") != KIND or {*tree} != {"kind", "params", "optimizer"}:
+    tree = optimizer._backend.on_all(partial(checkpoint.load, path))
+    if tree.get("kind") != KIND or {*tree} - {"loss_scale"} != {"kind", "params", "optimizer"}:
         way = "; load it with checkpoint.load and load_state_dict" if "optimizer" in tree else ""
         raise ValueError(
             f"{_shown(path)} must be a file of numba_lamb.save, with parameters and optimizer{way}"
         )
+    if ("loss_scale" in tree) != (loss_scale is not None):
+        found = "a loss scale" if loss_scale is None else "no loss scale"
+        allowed = "a DynamicLossScale" if loss_scale is None else "None"
+        raise ValueError(f"loss_scale must be {allowed} for {_shown(path)}, which has {found}")
     with optimizer._lock:
-        saved = _checked(path, tree["params"], optimizer)
+        saved = optimizer._backend.on_all(partial(_checked, path, tree["params"], optimizer))
         writes: list[Callable[[], Any]] = [
             optimizer._backend.writer(parameter, saved[parameter.name]) for parameter in optimizer._parameters
         ]
         before = optimizer.state_dict()
         written: list[bool] = []
+        scale = None if loss_scale is None else loss_scale.state_dict()
         try:
+            if loss_scale is not None:
+                loss_scale.load_state_dict(tree["loss_scale"])
             optimizer.load_state_dict(tree["optimizer"])
             run_in_order([*writes, partial(written.append, True)])
         except (TypeError, ValueError) as error:
-            # Refused, and nothing has changed.
+            # Refused, and nothing else has changed.
+            if loss_scale is not None and scale is not None:
+                loss_scale.load_state_dict(scale)
             raise ValueError(f"{_shown(path)} must fit the optimizer: {error}") from error
         except BaseException:
             if not written:
                 optimizer.load_state_dict(before)
+                if loss_scale is not None and scale is not None:
+                    loss_scale.load_state_dict(scale)
             raise
 
 

@@ -291,9 +291,9 @@ NUMPYS_OWN = {
 }
 """Defaults of the NumPy API that are not the declared ones: those of its sources."""
 BESIDE_OPTIONS = {
-    "Lamb": {"num_threads": None, "capture_steps": None},
-    "Lans": {"num_threads": None, "capture_steps": None},
-    "Momentum": {"loss_scale": 1.0, "num_threads": None, "capture_steps": None},
+    "Lamb": {"num_threads": None, "capture_steps": None, "comm": None},
+    "Lans": {"num_threads": None, "capture_steps": None, "comm": None},
+    "Momentum": {"loss_scale": 1.0, "num_threads": None, "capture_steps": None, "comm": None},
     "Lars": {"lars_filter": None},
 }
 

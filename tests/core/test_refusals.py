@@ -53,7 +53,7 @@ OPTIONS = {
         "closure",
     ): "its options are learning_rate, momentum, weight_decay, loss_scale, use_nesterov, "
     "maximize, max_grad_norm, grad_centralization, decay_filter, master, moments, seed, nonfinite, num_threads, "
-    "capture_steps",
+    "capture_steps, comm",
     ("Lars", "trust_coefficient"): "did you mean 'coefficient'?",
     ("Lars", "eps"): "did you mean 'epsilon'?",
     ("Lars", "lr"): "give it to the Momentum: Lars(Momentum(params, learning_rate, momentum))",

@@ -116,6 +116,23 @@ def test_training_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert moved(weights(straight), weights(Module()))
 
 
+def test_bfloat16_goes_on_with_its_masters(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"precision": "bf16-true", "moments": "bfloat16"}
+    straight_trainer, straight = fit(tmp_path / "a", **options)
+    resumed_trainer, resumed = fit(
+        tmp_path / "b", resume=tmp_path / "a" / f"step={2 * EPOCH}.ckpt", **options
+    )
+    assert_same_bits(weights(resumed), weights(straight))
+    state = straight_trainer.optimizers[0].state_dict()["state"]
+    assert [value.dtype for value in state[0].values()] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.bfloat16,
+        torch.int16,
+    ]
+    assert_same_bits(resumed_trainer.optimizers[0].state_dict()["state"], state)
+
+
 def test_mixed_precision_clips_for_a_step_that_does_not_unscale(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
         fit(tmp_path / "a", CLIP, precision="bf16-mixed", fused_amp=True)

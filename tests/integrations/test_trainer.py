@@ -35,7 +35,7 @@ class Toy(torch.nn.Module):
         self.body = network()
 
     def forward(self, inputs: Any, labels: Any) -> Any:
-        logits = self.body(inputs)
+        logits = self.body(inputs.to(self.body[0].weight.dtype)).float()
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
@@ -143,6 +143,22 @@ def test_resumed_is_as_straight(tmp_path: Path, sampling: str) -> None:
     assert resumed.state.global_step == straight.state.global_step == 12
     assert_same_bits(weights(resumed.model), weights(straight.model))
     assert_same_bits(resumed.optimizer.state_dict()["state"], straight.optimizer.state_dict()["state"])
+
+
+def test_bfloat16_is_resumed_with_its_masters(tmp_path: Path) -> None:
+    straight = trainer_of(tmp_path, 12, model=Toy().bfloat16(), save_strategy="steps", save_steps=8)
+    straight.train()
+    resumed = trainer_of(tmp_path, 12, model=Toy().bfloat16())
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    assert_same_bits(weights(resumed.model), weights(straight.model))
+    state = straight.optimizer.state_dict()["state"]
+    assert {key: value.dtype for key, value in state[0].items()} == {
+        "step": torch.float32,
+        "exp_avg": torch.float32,
+        "exp_avg_sq": torch.float32,
+        "remainder": torch.int16,
+    }
+    assert_same_bits(resumed.optimizer.state_dict()["state"], state)
 
 
 def test_resumed_with_a_schedule_and_clipping(tmp_path: Path) -> None:

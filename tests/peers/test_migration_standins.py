@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from numba_lamb.torch import Lamb
 from numba_lamb.torch.migration import adopt_state_dict, options_of
 from tests.helpers import run_python
 
@@ -434,3 +435,88 @@ packages = {"timm", "apex", "torch_optimizer", "pytorch_optimizer", "deepspeed",
 print(sorted(packages & {name.partition(".")[0] for name in sys.modules}))
 """
     assert run_python(code) == "[]"
+
+
+class FusedMixedPrecisionLamb(FusedLAMB):
+    """Apex: ``apex/optimizers/fused_mixed_precision_lamb.py``: masters beside the state, from the first step."""
+
+    __module__ = "apex.optimizers.fused_mixed_precision_lamb"
+
+    def __init__(self, params: Any, reduced_precision_dtype: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+        self.reduced_precision_dtype = reduced_precision_dtype
+        self.param_groups_full_precision: list[dict[str, Any]] = []
+        for group in self.param_groups:
+            group["lr"], group["step"] = torch.tensor(group["lr"]), torch.tensor([0], dtype=torch.int32)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        groups = self.param_groups
+        if not self.param_groups_full_precision:
+            self.param_groups_full_precision = [
+                {
+                    "params": [
+                        p.detach().float() if p.dtype == self.reduced_precision_dtype else None
+                        for p in group["params"]
+                    ]
+                }
+                for group in groups
+            ]
+        masters = [
+            [p if full is None else torch.nn.Parameter(full) for p, full in zip(*pair, strict=True)]
+            for pair in (
+                (group["params"], full["params"])
+                for group, full in zip(groups, self.param_groups_full_precision, strict=True)
+            )
+        ]
+        twin = FusedLAMB([{**group, "params": own} for group, own in zip(groups, masters, strict=True)])
+        twin.defaults["max_grad_norm"] = self.defaults["max_grad_norm"]
+        for group, own in zip(groups, masters, strict=True):
+            for p, master in zip(group["params"], own, strict=True):
+                master.grad = p.grad.to(master.dtype)
+                twin.state[master] = self.state[p]
+        twin.step()
+        for group, other, own in zip(groups, twin.param_groups, masters, strict=True):
+            group["step"] = other["step"]
+            for p, master in zip(group["params"], own, strict=True):
+                if p is not master:
+                    p.copy_(master)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_apexs_masters_come_along(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(300, 5).to(dtype)), torch.nn.Parameter(torch.randn(7))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    old = FusedMixedPrecisionLamb(theirs, dtype, lr=0.01, weight_decay=0.1)
+
+    def step(*optimizers: Any) -> None:
+        for number, p in enumerate(theirs):
+            gradient = torch.randn(p.shape).to(p.dtype)
+            for own in (theirs, mine):
+                own[number].grad = gradient.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+
+    for _ in range(3):
+        step(old)
+    for own, their in zip(mine, theirs, strict=True):
+        own.data.copy_(their)
+    # It goes on with our parameters, which equal theirs.
+    new = Lamb.from_optimizer(old)
+    twin = Lamb(mine, **{k: v for k, v in new.param_groups[0].items() if k in new.defaults})
+    twin.load_state_dict(new.state_dict())
+    (master,), weight = old.param_groups_full_precision[0]["params"][:1], mine[0]
+    for _ in range(3):
+        step(old, twin)
+    state = twin.state[weight]
+    if dtype == torch.float16:
+        found = state["master"]
+    else:
+        high = (weight.detach().view(torch.int16).long() & 0xFFFF) << 16
+        found = (high + state["remainder"]).to(torch.int32).view(torch.float32)
+    assert twin.param_groups[0]["variant"] == "apex"
+    assert state["step"] == 6
+    # Theirs in plain PyTorch, whose rounding is another; without masters this is 1e-3.
+    torch.testing.assert_close(found, master, rtol=2e-6, atol=2e-7)
+    torch.testing.assert_close(mine[1], theirs[1], rtol=2e-6, atol=2e-7)

@@ -192,3 +192,14 @@ def test_random_bits_do_not_depend_on_who_takes_part() -> None:
         return params[2].detach()
 
     assert torch.equal(made(False), made(True))
+
+
+def test_a_master_that_float16_cannot_hold_is_told_by_name() -> None:
+    w = torch.nn.Parameter(torch.tensor([65000.0, 1.0], dtype=torch.float16))
+    opt = Momentum([("w", w)], lr=1.0, momentum=0.0)
+    w.grad = torch.tensor([-1000.0, 0.0], dtype=torch.float16)
+    opt.step()
+    assert opt.stats()["beyond_float16/w"] == 1
+    # What has been put in its place since is what is looked at.
+    opt.state[w]["master"] = torch.ones(2)
+    assert opt.stats()["beyond_float16/w"] == 0

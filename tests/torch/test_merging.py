@@ -27,7 +27,7 @@ def flat(params: Any, padding: int = 0, shards: int = 1) -> Any:
 @ours
 @pytest.mark.parametrize("original", [False, True])
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
-def test_parameters_of_fsdp1_are_refused(make: Any, original: bool) -> None:
+def test_parameters_of_fsdp1_are_refused_where_layers_matter(make: Any, original: bool) -> None:
     distributed = pytest.importorskip("torch.distributed")
     if not distributed.is_available():
         pytest.skip("this torch has no distributed package")
@@ -38,12 +38,18 @@ def test_parameters_of_fsdp1_are_refused(make: Any, original: bool) -> None:
         model = network()
         before = make(model.parameters())
         wrapped = FullyShardedDataParallel(model, use_orig_params=original, device_id=torch.device("cpu"))
-        with pytest.raises(TypeError, match=r"is flattened by FSDP1; .*norm of a shard"):
+        wrapped(torch.ones(2, 4, dtype=torch.float64)).sum().backward()
+        if isinstance(before, Momentum):
+            # It needs no norms, unless it clips.
+            make(wrapped.named_parameters()).step()
+            with pytest.raises(TypeError, match="must be a layer, got one of several that FSDP1 flattened"):
+                Momentum(wrapped.parameters(), lr=0.1, max_grad_norm=1.0)
+            return
+        with pytest.raises(TypeError, match="must be a layer, got one of several that FSDP1 flattened"):
             make(wrapped.named_parameters())
         if original:
             # The parameters that were given stay in the model, and are pieces of flat ones now.
-            wrapped(torch.ones(2, 4, dtype=torch.float64)).sum().backward()
-            with pytest.raises(TypeError, match=r"'param_0' is flattened by FSDP1"):
+            with pytest.raises(TypeError, match="'param_0' must be a layer, got one of several"):
                 before.step()
     finally:
         distributed.destroy_process_group()

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from numba_lamb.engine.flat_state import FlatState
+from numba_lamb.engine.flat_state import FlatState, Runs
 from numba_lamb.engine.precision import Precision, gradient_format
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.methods.options import Row
 from numba_lamb.numerics import rules
+from numba_lamb.sharding import Division
 
 
 class Bucket(ABC):
@@ -32,6 +33,8 @@ class Bucket(ABC):
         How each of them is stored.
     state_names : sequence of str
         The moments, by number.
+    runs : sequence of (int, int) or None
+        First element and end of what there is of each layer of this bucket; None for all.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Bucket(ABC):
         parameters: Sequence[Parameter],
         precisions: Sequence[Precision],
         state_names: Sequence[str],
+        runs: Runs | None = None,
     ) -> None:
         self.dtype = dtype
         """Of the arithmetic, and so of hyper-parameters, step lengths and row means."""
@@ -50,9 +54,17 @@ class Bucket(ABC):
         self.precisions = [precisions[k] for k in self.indices]
         """How each layer is stored."""
         self.layers = [layout.layers[k] for k in self.indices]
-        self.state = FlatState(self.layers, self.precisions, state_names)
+        self.division: Division | None = None
+        """How ranks have the layers, None where there is one."""
+        self.runs = runs
+        """First element and end of what there is of each layer; None for all."""
+        self.state = FlatState(self.layers, self.precisions, state_names, runs)
         """Where each layer's part of flat state is."""
+        self.full = self.state if runs is None else FlatState(self.layers, self.precisions, state_names)
+        """Where it would be if all of each layer were there."""
         self.table = layout.table(dtype)
+        # All chunks of the layers: others than the table's where ranks have pieces of layers.
+        self.all_chunks, self.all_first_chunk = self.table.chunks, self.table.first_chunk
         self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
         self.addresses = np.zeros((len(self.indices), columns.ADDRESSES), dtype=np.int64)
         self.addresses[:, columns.WEIGHTS] = [parameters[k].storage.address for k in self.indices]
@@ -173,6 +185,19 @@ class Bucket(ABC):
         self._make_rows(groups)
         self.centralized = tuple(groups)
 
+    def check_whole(self, groups: Sequence[int]) -> None:
+        """Raise if there is only a part of a layer of `groups`, whose rows are needed whole."""
+        for layer, (start, stop) in zip(self.layers, self.runs or (), strict=False):
+            if layer.group in groups and 0 < stop - start < layer.size:
+                raise ValueError(
+                    f"grad_centralization of group {layer.group} must be False for {layer.name!r}, which lies on "
+                    "several ranks, got True; give it when the optimizer is made, and its layers are kept whole"
+                )
+
+    def _has(self, row: int) -> bool:
+        """Return whether there is anything of a layer."""
+        return self.runs is None or self.runs[row][0] < self.runs[row][1]
+
     def _make_rows(self, groups: Sequence[int]) -> None:
         count = len(self.layers)
         self.first_row = np.full(count, -1, dtype=np.int64)
@@ -180,7 +205,7 @@ class Bucket(ABC):
         owners = []
         rows_so_far = 0
         for k, layer in enumerate(self.layers):
-            if layer.group in groups and layer.size:
+            if layer.group in groups and layer.size and self._has(k):
                 self.first_row[k] = rows_so_far
                 self.row_lengths[k] = layer.size // layer.shape[0]
                 owners.append(np.stack([np.full(layer.shape[0], k), np.arange(layer.shape[0])], axis=1))

@@ -1,8 +1,10 @@
 """Which backend an optimizer's arrays need."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from numba_lamb.comm import Sharding, sharding_of
 from numba_lamb.engine.cpu.backend import CpuBackend
+from numba_lamb.engine.cpu.sharded import ShardedBackend
 from numba_lamb.engine.interface import Backend
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cpu import launch
@@ -10,16 +12,23 @@ from numba_lamb.memory.arrays import check_one_place
 
 
 def choose_backend(
-    parameters: Sequence[Parameter], num_threads: int | None, capture_steps: int | None
+    parameters: Sequence[Parameter],
+    num_threads: int | None,
+    capture_steps: int | None,
+    comm: object,
+    centralized: Callable[[], Sequence[int]],
 ) -> Backend:
     """Return the backend for arrays where these parameters are, or raise if they are not all in one place."""
-    storages = [parameter.storage for parameter in parameters]
+    storages, sharding = [parameter.storage for parameter in parameters], sharding_of(comm)
     check_one_place([parameter.name for parameter in parameters], storages)
     on_gpu = storages[0].on_gpu
     if not on_gpu:
         if capture_steps is not None:
             raise ValueError("capture_steps is for arrays on a GPU; these parameters are NumPy arrays")
-        return CpuBackend(launch.check_num_threads(num_threads))
+        num_threads = launch.check_num_threads(num_threads)
+        return CpuBackend(num_threads) if sharding is None else sharded(num_threads, sharding, centralized)
+    if sharding is not None:
+        raise ValueError("comm must be None for arrays on a GPU: ranks share state in the CPU's memory alone")
     if num_threads is not None:
         raise ValueError("num_threads is for NumPy arrays; these parameters are on a GPU")
     libraries = {storage.library for storage in storages}
@@ -27,6 +36,14 @@ def choose_backend(
     # Parameters without values are on no GPU in particular.
     index = next((storage.device for storage in storages if storage.device is not None), 0)
     return backend_on(index, library, capture_steps)
+
+
+def sharded(
+    num_threads: int | None, sharding: Sharding, centralized: Callable[[], Sequence[int]]
+) -> ShardedBackend:
+    """Return the backend for state that ranks share; `centralized` returns the groups whose layers stay whole."""
+    given = sharding.connect(), sharding.bucket_mb
+    return ShardedBackend(num_threads, *given, centralized)
 
 
 def backend_on(index: int | None, library: str | None = None, capture_steps: int | None = None) -> Backend:

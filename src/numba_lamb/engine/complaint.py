@@ -25,8 +25,8 @@ def complaint(looked: Sequence[Looked], norm: float | None) -> str | None:
     """Return why gradients that were looked over, or have this norm, cannot be used; None if they can."""
     for bucket, nonfinite, _ in looked:
         if nonfinite.any():
-            row = bucket.table.chunks[np.flatnonzero(nonfinite)[0], 0]
-            first, last = bucket.table.first_chunk[row : row + 2]
+            row = bucket.all_chunks[np.flatnonzero(nonfinite)[0], 0]
+            first, last = bucket.all_first_chunk[row : row + 2]
             count = nonfinite[first:last].sum()
             bound = float(bucket.hyper64[row, columns.BOUND])
             return (

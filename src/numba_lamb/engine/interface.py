@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 from numba_lamb.engine.bucket import Bucket
 from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import Record
+from numba_lamb.engine.scale import Following, HostScale, Scale
 from numba_lamb.groups import Parameter
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held, Reader
 from numba_lamb.methods.options import Method, Statistic
 from numba_lamb.rates import Rate
+
+_Result = TypeVar("_Result")
 
 
 class Groups(Protocol):
@@ -57,9 +60,8 @@ class Plan:
     grad_scale, found_inf : Any
         What a loss scaler says of the next step: on the CPU numbers, on a GPU the addresses of float32 values,
         0 for none.
-    exchange : callable or None
-        Called in every step between the passes that add up squares and those that need the norms, when each
-        bucket's ``sums`` are known: it may change ``all_sums``. A step is no longer whole if it raises.
+    scaler : int
+        On a GPU the address of how what is at `grad_scale` follows the steps (`numba_lamb.kernels.cuda.fields`).
     """
 
     method: Method
@@ -71,8 +73,8 @@ class Plan:
     nonfinite: str = "raise"
     loss_scale: float = 1.0
     grad_scale: Any = 0
+    scaler: int = 0
     found_inf: Any = 0
-    exchange: Callable[[], object] | None = None
 
 
 class Backend(ABC):
@@ -97,6 +99,10 @@ class Backend(ABC):
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables and zeroed state for the layers of `dtype`."""
+
+    def new_scale(self, following: Following, value: float) -> Scale:
+        """Return a loss scale that is to follow this backend's steps."""
+        return HostScale(following, value)
 
     def check_copyable(self) -> None:  # noqa: B027  (NumPy arrays can be copied)
         """Raise if an optimizer of such arrays cannot be copied or pickled."""
@@ -126,6 +132,26 @@ class Backend(ABC):
     @abstractmethod
     def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
         """Take the step that was prepared; what is `between` belongs to the update and runs no Python."""
+
+    def whole_state(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
+        """Return what a step left behind of all layers, as `Bucket.full` knows it; not copied."""
+        return bucket.saved()
+
+    def whole_blank(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
+        """Return arrays of the form of `whole_state`, to be filled and taken."""
+        return bucket.blank()
+
+    def on_one(self, work: Callable[[], object]) -> None:
+        """Do `work` on one of all ranks; raise on every rank if it fails."""
+        work()
+
+    def on_all(self, work: Callable[[], _Result]) -> _Result:
+        """Do `work` on every rank, and raise on every rank if it fails on any."""
+        return work()
+
+    def take_state(self, bucket: Bucket, values: Mapping[str, NDArray[Any]]) -> None:
+        """Put back what `whole_state` returned."""
+        bucket.restore(values)
 
     @abstractmethod
     def counters(self) -> tuple[int, int]:

@@ -29,7 +29,11 @@ class Piece(NamedTuple):
     size: int
     column: int
     shaped: bool
-    """Whether it has the parameter's shape."""
+    """Whether it has the parameter's shape, and not one value for a row of 128 elements."""
+
+    def before(self, first: int) -> int:
+        """Return how many bytes there would be before a layer's element `first`, a multiple of 128."""
+        return (first if self.shaped else first // LANES) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -63,11 +67,6 @@ class Precision:
         if self.master is None:
             return _FORMATS[name_of(self.storage)]
         return columns.SPLIT if name_of(self.storage) == "bfloat16" else columns.MASTERED
-
-    @property
-    def is_random(self) -> bool:
-        """Whether anything is rounded by random bits."""
-        return self.moments is not None or self.weights in (columns.BFLOAT16, columns.FLOAT16)
 
     def moment(self, number: int) -> int:
         """Return the format of a moment, the first or the second."""

@@ -116,6 +116,12 @@ _NUMPY = _EITHER | {
         "CPU quota, and at most the CPUs that the process may run on. Never more than "
         "NUMBA_NUM_THREADS. The result's bits do not depend on it. Not for arrays on a GPU.",
     ),
+    "comm": Text(
+        "mpi4py.MPI.Intracomm or Sharding",
+        "The ranks that share the state and average gradients: each has all parameters and gives gradients of its "
+        "own. By default this process has all of the state. Each rank calls `step`, `state_dict` and "
+        "`load_state_dict`.",
+    ),
     "capture_steps": Text(
         "int",
         "For arrays on a GPU: the number of steps to come. Their rates are tabulated on the "

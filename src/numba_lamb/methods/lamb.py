@@ -61,13 +61,19 @@ LAMB = Method(
     name="Lamb",
     state=("exp_avg", "exp_avg_sq"),
     numpy_state=("m", "v"),
-    sum_passes=(
+    passes=(
         DECAY_WEIGHTS,
         ROW_MEANS,
-        Pass("lamb_advance", "chunk"),
-        Pass("lamb_other_norm", "chunk", when="divides_by_others"),
+        Pass("lamb_advance", "chunk", writes=(columns.WEIGHT_SQUARES, columns.UPDATE_SQUARES)),
+        Pass(
+            "lamb_other_norm",
+            "chunk",
+            when="divides_by_others",
+            writes=(columns.UPDATE_SQUARES, columns.GRADIENT_SQUARES),
+        ),
+        Pass("lamb_ratio", "layer"),
+        Pass("lamb_descend", "chunk"),
     ),
-    update_passes=(Pass("lamb_ratio", "layer"), Pass("lamb_descend", "chunk")),
     needs_steps=True,
     centralizes_decay=False,
     statistics=(

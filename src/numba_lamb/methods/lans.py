@@ -65,13 +65,18 @@ LANS = Method(
     name="Lans",
     state=LAMB.state,
     numpy_state=LAMB.numpy_state,
-    sum_passes=(
+    passes=(
         ROW_MEANS,
-        Pass("lans_squares", "chunk"),
+        Pass("lans_squares", "chunk", writes=(columns.GRADIENT_SQUARES,)),
         Pass("lans_normalize", "layer"),
-        Pass("lans_advance", "chunk"),
+        Pass(
+            "lans_advance",
+            "chunk",
+            writes=(columns.WEIGHT_SQUARES, columns.UPDATE_SQUARES, columns.GRADIENT_UPDATE_SQUARES),
+        ),
+        Pass("lans_ratio", "layer"),
+        Pass("lans_descend", "chunk"),
     ),
-    update_passes=(Pass("lans_ratio", "layer"), Pass("lans_descend", "chunk")),
     needs_steps=True,
     centralizes_decay=False,
     statistics=(

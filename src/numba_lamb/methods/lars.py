@@ -29,8 +29,12 @@ _STATISTICS = (
     ("gradient_norm", columns.UPDATE_NORM, True),
 )
 
-_SUMS = (ROW_MEANS, Pass("lars_sums", "chunk", when="adapts"))
-_UPDATE = (Pass("lars_ratio", "layer"), Pass("lars_update", "chunk"))
+_PASSES = (
+    ROW_MEANS,
+    Pass("lars_sums", "chunk", when="adapts", writes=(columns.WEIGHT_SQUARES, columns.UPDATE_SQUARES)),
+    Pass("lars_ratio", "layer"),
+    Pass("lars_update", "chunk"),
+)
 
 
 def _momentum(options: Mapping[str, Any]) -> Row:
@@ -102,8 +106,7 @@ MOMENTUM = Method(
     name="Momentum",
     state=("momentum_buffer",),
     numpy_state=("m",),
-    sum_passes=_SUMS,
-    update_passes=_UPDATE,
+    passes=_PASSES,
     needs_steps=False,
     centralizes_decay=True,
     statistics=_STATISTICS,
@@ -114,8 +117,7 @@ LARS = Method(
     name="Lars",
     state=("momentum_buffer",),
     numpy_state=("m",),
-    sum_passes=_SUMS,
-    update_passes=_UPDATE,
+    passes=_PASSES,
     needs_steps=False,
     centralizes_decay=True,
     statistics=_STATISTICS,

@@ -11,6 +11,7 @@ NUMPY_OPTIONS = frozenset(name for option in _DECLARED for name in option.numpy_
     "lars_filter",
     "num_threads",
     "capture_steps",
+    "comm",
 }
 """Options of constructors and groups of the NumPy API."""
 TORCH_OPTIONS = frozenset(option.name for option in _DECLARED) | {"fused_amp"}
@@ -37,6 +38,7 @@ _ANYWHERE = {
 _NUMPY_WAYS = {
     **_ANYWHERE,
     "fused_amp": "numba_lamb.torch has it",
+    "process_group": "comm takes ranks",
     "trust_coefficient": "Lars has it",
     "coefficient": "Lars has it",
     "lars_filter": "Lars has it",
@@ -50,6 +52,7 @@ TORCH_WAYS = {
     "num_threads": "torch.set_num_threads sets the number",
     "loss_scale": "torch.amp.GradScaler divides gradients by one",
     "capture_steps": "the NumPy API has it",
+    "comm": "ShardedLamb and its like average over a process_group",
     "capturable": "the NumPy API has capture_steps",
     "decoupled_weight_decay": "decoupled_decay=True or variant='adamw' decays as AdamW does",
 }

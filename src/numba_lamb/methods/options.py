@@ -114,8 +114,8 @@ class Method:
         The moments, by PyTorch's keys.
     numpy_state : tuple of str
         Their keys in the NumPy API.
-    sum_passes, update_passes : tuple of Pass
-        A step, in order. Between them all chunk sums are known, and those of other pieces can be exchanged.
+    passes : tuple of Pass
+        A step, in order.
     needs_steps : bool
         Whether the step count is a part of the formula.
     centralizes_decay : bool
@@ -133,8 +133,7 @@ class Method:
     name: str
     state: tuple[str, ...]
     numpy_state: tuple[str, ...]
-    sum_passes: tuple[Pass, ...]
-    update_passes: tuple[Pass, ...]
+    passes: tuple[Pass, ...]
     needs_steps: bool
     centralizes_decay: bool
     statistics: tuple[Statistic, ...]

@@ -16,11 +16,14 @@ class Pass:
         What it runs over.
     when : str
         The flag of a bucket without which it has nothing to do; empty for always.
+    writes : tuple of int
+        The columns of chunk sums that it writes; the next pass over layers reads them.
     """
 
     kernel: str
     unit: Literal["chunk", "layer", "row"]
     when: str = ""
+    writes: tuple[int, ...] = ()
 
 
 DECAY_WEIGHTS = Pass("decay_weights", "chunk", when="shrinks")

@@ -317,6 +317,16 @@ def clip_factor(norm: Any, limit: Any) -> Any:
     return limit / norm
 
 
+def grown_scale(scale: Any, growth: Any, most: Any) -> Any:
+    """Return a loss scale after enough steps that were taken; float64."""
+    return min(scale * growth, most)
+
+
+def reduced_scale(scale: Any, backoff: Any, least: Any) -> Any:
+    """Return a loss scale after a step that was left out; float64."""
+    return max(scale * backoff, least)
+
+
 def integer_power(base: Any, exponent: Any) -> Any:
     """Return ``base ** exponent`` in float64 by binary exponentiation: the same bits on host and device."""
     power = 1.0

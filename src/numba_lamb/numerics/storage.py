@@ -39,6 +39,8 @@ MASK = 0xFFFF_FFFF
 INFINITE = 0x7F80_0000
 # From the last bfloat16 number on there is none above that is finite.
 LAST = 0x7F7F_0000
+# From here on a number is rounded to infinity in float16.
+FLOAT16_END = 65520.0
 # Float32 patterns of 1, of 127 and 255, and of 1 over these.
 ONE = 0x3F80_0000
 FIRST_MOST, SECOND_MOST, FIRST_UNIT, SECOND_UNIT = 0x42FE_0000, 0x437F_0000, 0x3C01_0204, 0x3B80_8081

@@ -34,8 +34,6 @@ from numba_lamb.step_lock import step_lock
 Nonfinite: TypeAlias = Literal["raise", "skip", "propagate"]
 LayerFilter: TypeAlias = Callable[[Layer], bool]
 Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
-
-
 check_loss_scale = partial(real(zero=False), "loss_scale", "")
 
 
@@ -56,10 +54,12 @@ class Optimizer(OptionNames, Described, ABC):
         options: Mapping[str, Any],
         num_threads: int | None,
         capture_steps: int | None,
+        comm: Any = None,
     ) -> None:
         self._groups = LiveGroups(method, options)
         found = collect(params, self._groups.keys)
-        self._backend = choose_backend(found.parameters, num_threads, capture_steps)
+        given = found.parameters, num_threads, capture_steps, comm, self._groups.centralized
+        self._backend = choose_backend(*given)
         self._groups.usual_nonfinite = self._backend.nonfinite
         self._lock = step_lock()
         self._buckets: list[Bucket] = []
@@ -164,6 +164,7 @@ class Optimizer(OptionNames, Described, ABC):
             for layer in bucket.layers:
                 if layer.group in centralized:
                     check_rows(layer)
+            bucket.check_whole(centralized)
         decayed = [[self._is_decayed(layer) for layer in bucket.layers] for bucket in buckets]
         adaptable = [[self._is_adaptable(layer) for layer in bucket.layers] for bucket in buckets]
         # If this is interrupted, the next step writes all of it anew, whatever the options are then.
@@ -325,7 +326,7 @@ class Optimizer(OptionNames, Described, ABC):
         The groups' options and constant rates travel with the state; schedules, tables and filters stay with the
         optimizer they were given to.
         """
-        return self._state([bucket.saved() for bucket in self._buckets], np.copy)
+        return self._state([self._backend.whole_state(bucket) for bucket in self._buckets], np.copy)
 
     def _state(
         self, values: list[dict[str, NDArray[Any]]], taken: Callable[[NDArray[Any]], NDArray[Any]]
@@ -343,7 +344,7 @@ class Optimizer(OptionNames, Described, ABC):
                 bucket.layers[row].name: {
                     "step": int(of_bucket[id(bucket)]["steps"][row]),
                     **{
-                        name: taken(bucket.state.part(of_bucket[id(bucket)], name, row))
+                        name: taken(bucket.full.part(of_bucket[id(bucket)], name, row))
                         for name in bucket.state.names(row)
                     },
                 }
@@ -361,7 +362,7 @@ class Optimizer(OptionNames, Described, ABC):
             parameters with other names, shapes or dtypes, or has an option that is refused; nothing has
             changed then.
         """
-        values = [bucket.blank() for bucket in self._buckets]
+        values = [self._backend.whole_blank(bucket) for bucket in self._buckets]
         own = self._state(values, lambda view: view)
         state = upgraded(state, own)
         check_state(state, own)
@@ -371,10 +372,10 @@ class Optimizer(OptionNames, Described, ABC):
             layer = state["layers"][bucket.layers[row].name]
             of_bucket[id(bucket)]["steps"][row] = layer["step"]
             for name in bucket.state.names(row):
-                bucket.state.part(of_bucket[id(bucket)], name, row)[...] = layer[name]
+                bucket.full.part(of_bucket[id(bucket)], name, row)[...] = layer[name]
         for bucket, value in zip(self._buckets, values, strict=True):
             value["updated"][:] = 0
-            bucket.restore(value)
+            self._backend.take_state(bucket, value)
         self._backend.set_counters(state["global_step"], state["skipped_steps"])
 
     def _take_options(self, state: Mapping[str, Any]) -> None:

@@ -100,9 +100,10 @@ class Lamb(Optimizer):
         nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
         capture_steps: int | None = None,
+        comm: Any = None,
     ) -> None:
         options = LAMB.numpy_given(locals())
-        super().__init__(LAMB, params, options, num_threads, capture_steps)
+        super().__init__(LAMB, params, options, num_threads, capture_steps, comm)
 
     beta1 = GroupOption()
     beta2 = GroupOption()

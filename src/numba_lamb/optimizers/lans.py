@@ -95,8 +95,9 @@ class Lans(Optimizer):
         nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
         capture_steps: int | None = None,
+        comm: Any = None,
     ) -> None:
-        super().__init__(LANS, params, LANS.numpy_given(locals()), num_threads, capture_steps)
+        super().__init__(LANS, params, LANS.numpy_given(locals()), num_threads, capture_steps, comm)
 
     beta1 = GroupOption()
     beta2 = GroupOption()

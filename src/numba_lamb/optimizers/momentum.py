@@ -84,10 +84,11 @@ class Momentum(Optimizer):
         nonfinite: Nonfinite | None = None,
         num_threads: int | None = None,
         capture_steps: int | None = None,
+        comm: Any = None,
     ) -> None:
         options = MOMENTUM.numpy_given(locals())
         self._loss_scale = check_loss_scale(loss_scale)
-        super().__init__(MOMENTUM, params, options, num_threads, capture_steps)
+        super().__init__(MOMENTUM, params, options, num_threads, capture_steps, comm)
 
     momentum = GroupOption()
     use_nesterov = GroupOption()

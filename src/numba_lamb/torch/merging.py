@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from numba_lamb.methods.options import Row
+from numba_lamb.methods.lars import MOMENTUM
+from numba_lamb.methods.options import Method, Row
+from numba_lamb.torch.dtensors import is_dtensor
 from numba_lamb.torch.keys import where
 
 Shapes = list[dict[int, tuple[int, ...]]]
@@ -42,6 +44,31 @@ def check_layers(before: Shapes, groups: Sequence[Mapping[str, Any]], found: Seq
                 "as they are (DeepSpeed: float32 without ZeRO), or make a new optimizer if these are layers"
             )
     return now
+
+
+def check_layer(name: str, tensor: Tensor, group: Mapping[str, Any], method: Method) -> None:
+    """Raise if a parameter is a part of something whose state or norms cannot be had.
+
+    Parameters
+    ----------
+    name, tensor
+        The parameter.
+    group : mapping
+        Its group.
+    method : Method
+        Whose steps it is to take.
+    """
+    needs_layers = method is not MOMENTUM or group.get("max_grad_norm") or group.get("decay_filter")
+    if needs_layers and getattr(tensor, "_fsdp_flattened", False):
+        raise TypeError(
+            f"parameter {name!r} must be a layer, got one of several that FSDP1 flattened, or a piece of those, "
+            "whose norm is no layer's; fully_shard of FSDP2 leaves layers as they are"
+        )
+    if is_dtensor(tensor) and group["moments"] == "int8":
+        raise ValueError(
+            f"moments must be None or 'bfloat16' for {name!r}, a DTensor, got 'int8', whose scales belong to rows "
+            "that ranks cut; numba_lamb.torch.ShardedLamb and its like have them"
+        )
 
 
 def _merged(before: Shapes, now: Shapes) -> Iterator[int]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from operator import is_
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,18 +18,17 @@ from numba_lamb.engine.bucket import Bucket, check_rows
 from numba_lamb.engine.columns import write_options
 from numba_lamb.engine.precision import Precision, precision_of
 from numba_lamb.groups import Parameter
-from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu.object_reader import NOWHERE
-from numba_lamb.layout import FlatLayout, Layer, arithmetic_of
-from numba_lamb.memory.array_reader import Int64
-from numba_lamb.memory.arrays import Storage
-from numba_lamb.memory.gradients import Held
+from numba_lamb.layout import Layer, arithmetic_of
 from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
+from numba_lamb.torch.dtensors import is_dtensor, like, local_of
+from numba_lamb.torch.members import Member, Step, layout_of
 from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
+from numba_lamb.torch.runs import Runs
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.stored import pieces_of
 from numba_lamb.torch.tensors import (
@@ -41,15 +40,6 @@ from numba_lamb.torch.tensors import (
     share_elements,
     storage_of,
 )
-
-
-class Member(NamedTuple):
-    """A parameter that takes part: its name, its group, and its place among all parameters."""
-
-    name: str
-    group: int
-    place: int
-    tensor: Tensor
 
 
 class Model:
@@ -72,6 +62,8 @@ class Model:
         The backend's `new_bucket`.
     groups : sequence of mapping
         The groups, which say how parameters are stored.
+    flat_parts : bool
+        Whether the state of a part of a parameter is flat; else it has the form of a DTensor's piece.
     """
 
     def __init__(
@@ -84,41 +76,57 @@ class Model:
         flat: FlatState,
         make_bucket: Callable[..., Bucket],
         groups: Sequence[Mapping[str, Any]],
+        flat_parts: bool,
     ) -> None:
-        self._groups = groups
-        self._pieces = [pieces_of(member.tensor, groups[member.group], flat.names) for member in members]
+        self._groups, self._flat_parts = groups, flat_parts
+        self.has_pieces = any(is_dtensor(member.tensor) for member in members)
+        """Whether there is only a piece of some parameters here."""
+        # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
+        self._local = [local_of(member.tensor) for member in members]
+        self._dense = [
+            local.detach() if is_plain(local) else torch.empty_like(local.detach()) for local in self._local
+        ]
+        self.members = list(members)
+        self._strided = [k for k, local in enumerate(self._local) if not is_plain(local)]
+        self._lay_out(members, [(member.place, member.without_values()) for member in inactive], make_bucket)
+        self.runs = Runs(self.placement, self._local, self._dense, flat_parts)
+        """Which part of each member is here."""
+        forms = self.runs.forms
+        self.pieces = [
+            pieces_of(form, groups[member.group], flat.names)
+            for member, form in zip(members, forms, strict=True)
+        ]
+        """What the state of each consists of."""
         flat.stored = {
             member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
         }
         found = [
-            flat.values(member.name, member.tensor, pieces, state.get(member.tensor, {}))
-            for member, pieces in zip(members, self._pieces, strict=True)
+            flat.values(member.name, form, pieces, self.runs.cut(k, state.get(member.tensor, {})))
+            for k, (member, form, pieces) in enumerate(zip(members, forms, self.pieces, strict=True))
         ]
-        # A parameter with gaps in its memory, or whose sign is a mark on it, is updated in a copy without.
-        self._dense = [
-            member.tensor.detach() if is_plain(member.tensor) else torch.empty_like(member.tensor.detach())
-            for member in members
-        ]
-        self._strided = [k for k, member in enumerate(members) if not is_plain(member.tensor)]
-        self._lay_out(members, [(member.place, _without_values(member)) for member in inactive], make_bucket)
         self.steps = flat.adopt(
-            [member.tensor for member in members], self._pieces, found, *self._step_places(), state
+            [member.tensor for member in members],
+            forms,
+            self.pieces,
+            found,
+            *self._step_places(),
+            state,
+            like,
         )
         """Each layer's step count, float32, bucket by bucket."""
         self._numbers = [np.array(indices, dtype=np.intp) for indices in self.indices]
-        self._tensors, self._sizes, self.members = list(tensors), list(sizes), list(members)
+        self._tensors, self._sizes = list(tensors), list(sizes)
         self._own = [member.tensor for member in members]
         self._inactive = _complement(len(tensors), [member.place for member in members])
         self._places = [member.place for member in members] if self._inactive else None
-        self._weights = Places(self._own)
+        self._weights = Places(self._local)
         self._gradients = TensorReader(torch, [*map(form_of, self._dense)], fields_of(torch))
         self._found = np.zeros(len(members), dtype=np.int64)
-        self._targets = {k: self._own[k].detach() for k in self._strided}
+        self._targets = {k: self._local[k].detach() for k in self._strided}
         self._state = state
         self._entries = [*state.values()]
         self._flat = flat
         self._point_at_state()
-        self._write_keys()
         # Of gradients, where it is not what is computed with.
         self._dtypes: Mapping[int, Any] = {}
         self._usual_dtypes = {
@@ -141,7 +149,7 @@ class Model:
             for member, dense in zip(members, self._dense, strict=True)
         ]
         self._spans = joined_spans(parameters)
-        self.layout = _layout_of(parameters)
+        self.layout = layout_of(parameters)
         """All layers, in the members' order."""
         self.buckets: list[Bucket] = []
         # For each bucket the members that are layers of it, and their rows in its tables.
@@ -170,7 +178,7 @@ class Model:
             (k, parameter) for _, k, parameter in entries if arithmetic_of(parameter.storage.dtype) in used
         ]
         own = [parameter for _, parameter in kept]
-        layout = _layout_of(own)
+        layout = layout_of(own)
         for dtype in layout.dtypes:
             bucket = make_bucket(layout, dtype, own, [self._precision(parameter) for parameter in own], ())
             numbers = [kept[place][0] for place in bucket.indices]
@@ -183,11 +191,15 @@ class Model:
         group = self._groups[parameter.group]
         return precision_of(parameter.name, parameter.storage.dtype, group["master"], group["moments"])
 
+    def has_late(self) -> bool:
+        """Return whether a parameter requires gradients that had no part so far."""
+        return any(self._tensors[place].requires_grad for place in self._inactive)
+
     def _check_strided(self, members: Sequence[Member]) -> None:
         """Raise if a parameter with gaps in its memory shares elements with another."""
         for k in self._strided:
             for j, other in enumerate(members):
-                if j != k and share_elements(members[k].tensor, other.tensor):
+                if j != k and share_elements(self._local[k], local_of(other.tensor)):
                     raise ValueError(
                         f"parameters {members[k].name!r} and {other.name!r} share memory, and the first has gaps "
                         "in its; make it contiguous"
@@ -218,19 +230,14 @@ class Model:
         return [shared[start:end] for start, end in pairwise(ends)]
 
     def _point_at_state(self) -> None:
-        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-            for k, row in zip(indices, rows_of.tolist(), strict=True):
-                for name, piece in self._pieces[k].items():
-                    bucket.addresses[row, piece.column] = tensors_.address_of(self._state[self._own[k]][name])
-
-    def _write_keys(self) -> None:
-        """Have random bits follow a parameter's place among all, which does not change when others join."""
-        for bucket, indices, rows_of in zip(self.buckets, self.indices, self.rows, strict=True):
-            bucket.random[rows_of, columns.PARAMETER] = [self.members[k].place for k in indices]
+        for k, member in enumerate(self.members):
+            self.runs.point(k, member.place, self.pieces[k], self._state[member.tensor])
 
     def write_options(self, groups: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
         """Write every layer's options, or raise before anything is written."""
         centralized = tuple(index for index, group in enumerate(groups) if group["grad_centralization"])
+        for bucket in self.buckets:
+            bucket.check_whole(centralized)
         for k, layer in enumerate(self.layout.layers):
             if layer.group in centralized:
                 check_rows(layer)
@@ -277,6 +284,8 @@ class Model:
             return False
         if not all(map(is_, tensors, self._tensors)):
             return False
+        if self.has_pieces and not all(map(is_, map(local_of, self._own), self._local)):
+            return False
         if any(gradients[place] is not None for place in self._inactive):
             return False
         entries = state.values()
@@ -284,7 +293,7 @@ class Model:
             return False
         return self._weights.are_kept() and self._flat.is_in_place()
 
-    def point_at_gradients(self, gradients: Sequence[Any]) -> "Step":
+    def point_at_gradients(self, gradients: Sequence[Any]) -> Step:
         """Write the gradients' addresses, and return what a step must know and hold."""
         if self._places is not None:
             gradients = [gradients[place] for place in self._places]
@@ -302,8 +311,9 @@ class Model:
             dtypes = {**dtypes, **others} if others else dtypes
             for k in unusual.tolist():
                 found[k] = self._address(k, gradients[k], copies)
+            placed = self.runs.placed(found, dtypes) if self.has_pieces else found
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
-                bucket.gradients[rows_of] = found[numbers]
+                bucket.gradients[rows_of] = (placed if self.has_pieces else found)[numbers]
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
             self._gradients.keep(found)
@@ -335,52 +345,32 @@ class Model:
 
     # -- around the kernels --------------------------------------------------------------------------------
 
-    def gather(self, step: "Step") -> None:
+    def gather(self, step: Step) -> None:
         """Copy those parameters together that have gaps in their memory."""
         for k in self._strided:
-            if step.gradients[k] is not None:
-                self._dense[k].copy_(self._own[k].detach())
+            if self._is_changed(k, step):
+                self._dense[k].copy_(self._local[k].detach())
 
-    def scatter(self, step: "Step") -> list[Callable[[], Any]]:
+    def scatter(self, step: Step) -> list[Callable[[], Any]]:
         """Return what copies those parameters back."""
-        strided = (k for k in self._strided if step.gradients[k] is not None)
+        strided = (k for k in self._strided if self._is_changed(k, step))
         return [partial(self._targets[k].copy_, self._dense[k]) for k in strided]
 
-    def count_versions(self, step: "Step") -> None:
+    def _is_changed(self, k: int, step: Step) -> bool:
+        # Other ranks may have a gradient that this one has not.
+        return step.gradients[k] is not None or self._flat_parts
+
+    def count_versions(self, step: Step) -> None:
         """Tell autograd of the parameters that a step changes."""
-        own = self._own
+        own = self._local
         if not step.found.all():
-            own = [own[k] for k, gradient in enumerate(step.gradients) if gradient is not None]
+            own = [own[k] for k in range(len(own)) if self._is_changed(k, step)]
         torch.autograd.graph.increment_version(own)
-
-
-class Step(NamedTuple):
-    """The gradients of one step: the tensors, copies to keep alive, addresses."""
-
-    gradients: Sequence[Any]
-    copies: list[Tensor]
-    found: Int64
-    dtypes: Mapping[int, Any]
-
-    def read(self) -> Held:
-        """Return them as a backend takes them, which were read already."""
-        return Held(self.gradients, self.found, dtypes=self.dtypes)
 
 
 def _passes(group: Mapping[str, Any], name: str, layer: Layer) -> bool:
     layer_filter = group.get(name)
     return layer_filter is None or passes(name, layer_filter, layer)
-
-
-def _without_values(member: Member) -> Parameter:
-    device, dtype = member.tensor.device, NUMPY_DTYPES[member.tensor.dtype]
-    return Parameter(
-        member.name, member.tensor, member.group, Storage(0, (0,), dtype, on_gpu=device.type != "cpu")
-    )
-
-
-def _layout_of(parameters: Sequence[Parameter]) -> FlatLayout:
-    return FlatLayout((p.name, p.storage.shape, p.storage.dtype, p.group) for p in parameters)
 
 
 def _complement(count: int, places: Sequence[int]) -> list[int]:

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from numba_lamb.engine.choose import backend_on
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.methods.checks import LARGEST, MOST_LOOKS, compared, flag, is_mutable, never_still
 from numba_lamb.methods.checks import rate as check_rate
@@ -20,15 +19,20 @@ from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
+from numba_lamb.torch.backends import backend_of, find_pieces
+from numba_lamb.torch.dtensors import alike, is_dtensor, local_of
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, check_stays, where
 from numba_lamb.torch.loading import loadable, uncast, unwrap
-from numba_lamb.torch.merging import Shapes, check_layers, shapes_of
+from numba_lamb.torch.members import Member, Step
+from numba_lamb.torch.merging import Shapes, check_layer, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
-from numba_lamb.torch.model import Member, Model, Step
+from numba_lamb.torch.model import Model
+from numba_lamb.torch.named import device_of, names_in
 from numba_lamb.torch.rates import GroupRates
 from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
+from numba_lamb.torch.stored import beyond_float16
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -38,6 +42,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     """A `torch.optim.Optimizer` whose step is a Numba kernel; subclasses say which options they have."""
 
     _method: ClassVar[Method]
+    _flat_parts: ClassVar[bool] = False
+    """Whether the state of a part of a parameter is flat."""
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], fused_amp: bool) -> None:
         check_params(params)
@@ -53,7 +59,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._model: Model | None = None
         self._flat = FlatState(self._method.state, self._method.needs_steps)
         self._backend: Backend | None = None
-        self._backend_is_on: torch.device | None = None
+        self._backend_is_on: tuple[torch.device | None, bool] | None = None
         self._rates = GroupRates()
         self._written: list[Any] = []
         self._given: list[Any] = []
@@ -89,10 +95,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             seen: set[int] = set()
             for name, tensor in self._names_in(index):
                 check_parameter(name, tensor)
+                check_layer(name, tensor, self.param_groups[-1], self._method)
                 if id(tensor) in seen:
                     raise ValueError(f"parameter {name!r} is given twice")
                 seen.add(id(tensor))
-            self._device()
+            device_of(self.param_groups)
         except BaseException:
             del self.param_groups[-1]
             raise
@@ -100,25 +107,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
 
     def _names_in(self, index: int) -> list[tuple[str, Tensor]]:
         """Return the names and parameters of one group."""
-        group = self.param_groups[index]
-        first = sum(len(before["params"]) for before in self.param_groups[:index])
-        given = group.get("param_names", ())
-        numbered = [f"param_{first + k}" for k in range(len(given), len(group["params"]))]
-        return list(zip([*given, *numbered], group["params"], strict=False))
-
-    def _device(self) -> torch.device | None:
-        """Return where the parameters are, None if there are none, or raise if that is not one device."""
-        seen: dict[torch.device, str] = {}
-        for index in range(len(self.param_groups)):
-            for name, tensor in self._names_in(index):
-                seen.setdefault(tensor.device, name)
-        if len(seen) > 1:
-            (one, name), (two, other) = list(seen.items())[:2]
-            raise ValueError(
-                f"parameters must be on one device, but {name!r} is on {one} and {other!r} on {two}; make an "
-                "optimizer for each device"
-            )
-        return next(iter(seen), None)
+        return names_in(self.param_groups, index)
 
     def _check_group(self, where: str, group: Mapping[str, Any]) -> Row:
         """Return what kernels are told of a group, or raise if an option is refused."""
@@ -181,18 +170,26 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
             )
             sizes = [len(group["params"]) for group in groups]
-            gradients = [tensor.grad for tensor in tensors]
+            gradients = self._gradients_of(tensors)
             model = self._model
             if model is None or not model.fits(tensors, sizes, gradients, self.state):
                 model = self._make_model(tensors, sizes, gradients)
                 if model is None:
                     return None
+                if model.has_pieces:
+                    gradients = self._gradients_of(tensors)
             backend = self._backend
             assert backend is not None
             if self._follows or not self._follow_options(model, backend):
                 return model, backend, model.point_at_gradients(gradients)
             # Filters were called: the user's code, after which all must be looked at again.
         raise never_still()
+
+    def _gradients_of(self, tensors: Sequence[Any]) -> list[Any]:
+        """Return the gradients; of those that lie in pieces what there is here."""
+        if self._model is None or not self._model.has_pieces:
+            return [tensor.grad for tensor in tensors]
+        return [local_of(alike(tensor.grad, tensor)) for tensor in tensors]
 
     def _make_model(self, tensors: list[Any], sizes: list[int], gradients: list[Any]) -> Model | None:
         """Return a model of the parameters that have a gradient or state, None if there are none."""
@@ -203,10 +200,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         for index in range(len(self.param_groups)):
             for name, tensor in self._names_in(index):
                 gradient = gradients[place]
-                if gradient is not None or self.state.get(tensor):
+                if self._takes_part(tensor, gradient):
                     name = name if name not in names else f"{name} of group {index}, number {place}"
                     names.add(name)
                     check_parameter(name, tensor)
+                    check_layer(name, tensor, self.param_groups[index], self._method)
                     if gradient is not None:
                         check_gradient(name, tensor, gradient)
                     members.append(Member(name, index, place, tensor))
@@ -215,12 +213,14 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 place += 1
         if not members:
             return None
-        backend = self._backend_for(self._device())
+        backend = self._backend_for(
+            device_of(self.param_groups), [m for m in members if is_dtensor(m.tensor)]
+        )
         older = self._model
         # What is made here is for steps outside of inference mode too.
         with torch.inference_mode(False):
             given = tensors, sizes, members, inactive, self.state, self._flat
-            model = Model(*given, backend.new_bucket, self.param_groups)
+            model = Model(*given, backend.new_bucket, self.param_groups, self._flat_parts)
         counts, nonfinite = model.counts(backend.waits), "propagate"
         self._plan = Plan(
             self._method, model.layout, model.buckets, model.placement, self._rates, counts, nonfinite
@@ -231,13 +231,16 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         self._model, self._written, self._follows = model, [], False
         return model
 
-    def _backend_for(self, device: torch.device | None) -> Backend:
-        if self._backend is None or device != self._backend_is_on:
+    def _takes_part(self, tensor: Tensor, gradient: Tensor | None) -> bool:
+        """Return whether a parameter is to have state."""
+        return gradient is not None or bool(self.state.get(tensor))
+
+    def _backend_for(self, device: torch.device | None, pieces: Sequence[Member]) -> Backend:
+        if self._backend is None or (device, bool(pieces)) != self._backend_is_on:
             self._skipped = self.skipped_steps
-            self._backend = backend_on(
-                None if device is None or device.type == "cpu" else device.index, "torch"
-            )
-            self._backend_is_on = device
+            self._backend = backend_of(device, pieces)
+            self._backend_is_on = device, bool(pieces)
+        find_pieces(self._backend, pieces)
         return self._backend
 
     # -- options -------------------------------------------------------------------------------------------
@@ -297,11 +300,12 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """Return each layer's norms and trust ratio at its last update, by ``"<quantity>/<name>"``.
 
         Names are those of ``model.named_parameters()`` where they were given, else ``param_<index>``. Ready for
-        ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``.
+        ``wandb.log`` or, one by one, TensorBoard's ``add_scalar``; nothing of it is in ``state``. For a float16
+        parameter with a master ``beyond_float16`` is how many of its elements are infinite and their masters not.
         """
         if self._model is None or self._backend is None:
             return {}
-        return self._backend.stats()
+        return {**self._backend.stats(), **beyond_float16(self._model.members, self.state)}
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """Moments and step counts as PyTorch sees them: tensors in ``state``, which are pieces of flat buffers."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -87,11 +87,13 @@ class FlatState:
     def adopt(
         self,
         tensors: Sequence[torch.Tensor],
+        forms: Sequence[torch.Tensor],
         pieces: Sequence[Pieces],
         found: Sequence[Mapping[str, Any]],
         order: Sequence[int],
         places: Mapping[int, int],
         state: Any,
+        dress: Callable[[torch.Tensor, torch.Tensor], Any],
     ) -> torch.Tensor:
         """Put every parameter's state into flat buffers and `state`; return the flat step counts, float32.
 
@@ -99,6 +101,8 @@ class FlatState:
         ----------
         tensors : sequence of Tensor
             The parameters.
+        forms : sequence of Tensor
+            What there is of each here, whose form its state has.
         pieces : sequence of dict
             What the state of each consists of.
         found : sequence of dict
@@ -109,13 +113,15 @@ class FlatState:
             Where each parameter's own step count is among them.
         state : dict
             The optimizer's ``state``; each parameter's entry keeps what else is in it.
+        dress : callable
+            From a piece of state and its parameter to what others see of it.
         """
         homeless = [
-            (tensor, own)
-            for tensor, own in zip(tensors, pieces, strict=True)
-            if not self._has_home(tensor, own)
+            (tensor, form, own)
+            for tensor, form, own in zip(tensors, forms, pieces, strict=True)
+            if not self._has_home(tensor, form, own)
         ]
-        fresh = {id(tensor) for tensor, _ in homeless}
+        fresh = {id(tensor) for tensor, _, _ in homeless}
         if homeless:
             self._make(homeless)
         self._homes = {tensor: self._homes[tensor] for tensor in tensors}
@@ -128,7 +134,7 @@ class FlatState:
         for tensor, values in zip(tensors, found, strict=True):
             for key, moment in self._homes[tensor].moments.items():
                 value = values.get(key)
-                if value is not None and value is not moment:
+                if value is not None and value is not moment and not _is_same(value, moment):
                     # A piece of our buffers in another's place must be read before it is written.
                     shared = value.untyped_storage().data_ptr() in storages
                     moved.append((moment, value.clone() if shared else value))
@@ -142,9 +148,10 @@ class FlatState:
         parts: list[torch.Tensor] = []
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
-            own = {"step": step, **self._homes[tensor].moments}
+            moments = self._homes[tensor].moments
+            own = {"step": step, **{key: dress(moment, tensor) for key, moment in moments.items()}}
             state[tensor] = StateEntry({**state[tensor], **own}, self._writes)
-            parts += own.values()
+            parts += [step, *moments.values()]
         self._pieces = Places(parts)
         self._seen = self._writes[0]
         return steps
@@ -156,7 +163,7 @@ class FlatState:
         """
         return self._writes[0] == self._seen and self._pieces.are_kept()
 
-    def _has_home(self, tensor: torch.Tensor, pieces: Pieces) -> bool:
+    def _has_home(self, tensor: torch.Tensor, form: torch.Tensor, pieces: Pieces) -> bool:
         """Return whether there are pieces of flat buffers that fit a parameter as it is now."""
         home = self._homes.get(tensor)
         return (
@@ -164,10 +171,10 @@ class FlatState:
             and home.is_in_place()
             and [*home.moments] == [*pieces]
             and all(
-                moment.device == tensor.device
+                moment.device == form.device
                 and moment.dtype == STATE_DTYPES[pieces[key].dtype]
-                and moment.shape == shape_of(pieces[key], tensor)
-                and moment.stride() == self._strides(tensor, pieces[key])
+                and moment.shape == shape_of(pieces[key], form)
+                and moment.stride() == self._strides(form, pieces[key])
                 for key, moment in home.moments.items()
             )
         )
@@ -179,11 +186,11 @@ class FlatState:
             return (1,)
         return tuple(torch.empty_like(tensor, device="meta").stride())
 
-    def _make(self, homeless: Sequence[tuple[torch.Tensor, Pieces]]) -> None:
+    def _make(self, homeless: Sequence[tuple[torch.Tensor, torch.Tensor, Pieces]]) -> None:
         """Give parameters zeroed state, in one flat buffer for each kind and dtype."""
         extents: dict[tuple[str, np.dtype[Any]], int] = {}
         offsets: list[dict[str, int]] = []
-        for _, pieces in homeless:
+        for _, _, pieces in homeless:
             offsets.append({})
             for key, piece in pieces.items():
                 before = extents.get((key, piece.dtype), 0)
@@ -193,13 +200,18 @@ class FlatState:
             (key, dtype): _zeros(extent, dtype, homeless[0][0].device)
             for (key, dtype), extent in extents.items()
         }
-        for (tensor, pieces), own in zip(homeless, offsets, strict=True):
+        for (tensor, form, pieces), own in zip(homeless, offsets, strict=True):
             buffers = [flats[key, piece.dtype] for key, piece in pieces.items()]
             parts = {
-                key: _piece(flat, own[key], shape_of(piece, tensor), self._strides(tensor, piece))
+                key: _piece(flat, own[key], shape_of(piece, form), self._strides(form, piece))
                 for flat, (key, piece) in zip(buffers, pieces.items(), strict=True)
             }
             self._homes[tensor] = _Home(parts, buffers)
+
+
+def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors of one shape are the same memory."""
+    return (one.data_ptr(), one.dtype, one.stride()) == (other.data_ptr(), other.dtype, other.stride())
 
 
 def _zeros(count: int, dtype: np.dtype[Any], device: torch.device) -> torch.Tensor:

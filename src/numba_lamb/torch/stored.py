@@ -8,6 +8,8 @@ import torch
 
 from numba_lamb.engine.precision import Piece, Precision
 from numba_lamb.layout import LANES
+from numba_lamb.numerics.storage import FLOAT16_END
+from numba_lamb.torch.dtensors import local_of
 from numba_lamb.torch.tensors import NUMPY_DTYPES
 
 STATE_DTYPES: dict[np.dtype[Any], torch.dtype] = {
@@ -61,7 +63,34 @@ def fitted(
     return found
 
 
-def _in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+def rest_of(tensor: torch.Tensor, master: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return what a parameter's state has beside it for a float32 master.
+
+    Of two bfloat16 numbers that are as near to a master, ours is the one away from zero. Where it is the
+    other, the master becomes its neighbour in float32.
+    """
+    if tensor.dtype == torch.float16:
+        return {"master": master.to(torch.float32).clone()}
+    if tensor.dtype != torch.bfloat16:
+        return {}
+    high = (tensor.contiguous().view(torch.int16).to(torch.int64) & 0xFFFF) << 16
+    rest = (master.to(torch.float32).contiguous().view(torch.int32).to(torch.int64) & 0xFFFF_FFFF) - high
+    # What is further away belongs to a parameter that was written since.
+    rest = torch.where(rest.abs() <= 0x8000, rest.clamp_max(0x7FFF), 0)
+    return {"remainder": rest.to(torch.int16).view_as(tensor)}
+
+
+def beyond_float16(members: Sequence[Any], state: Mapping[Any, Any]) -> dict[str, float]:
+    """Return how many elements of each float32 master that is here its float16 parameter cannot hold."""
+    masters = {member.name: state.get(member.tensor, {}).get("master") for member in members}
+    return {
+        f"beyond_float16/{name}": float((local_of(master).abs() >= FLOAT16_END).sum())
+        for name, master in masters.items()
+        if master is not None
+    }
+
+
+def in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
     """Return a flat copy of a value of a parameter's shape, in the order in which the parameter lies in memory."""
     ordered = torch.empty_like(tensor, dtype=value.dtype, device=value.device).copy_(value)
     return ordered.as_strided((ordered.numel(),), (1,))
@@ -76,7 +105,7 @@ def _rows(scale: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _decoded(codes: torch.Tensor, scale: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    flat, signed = _in_memory_order(codes, tensor).to(torch.float32), codes.dtype == torch.int8
+    flat, signed = in_memory_order(codes, tensor).to(torch.float32), codes.dtype == torch.int8
     scales = _rows(scale, flat.numel())
     root = flat * (1.0 / (127.0 if signed else 255.0))
     values = root * root.abs() * scales if signed else (root * root) * (root * root) * scales
@@ -84,7 +113,7 @@ def _decoded(codes: torch.Tensor, scale: torch.Tensor, tensor: torch.Tensor) -> 
 
 
 def _coded(name: str, number: int, value: torch.Tensor, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    flat = _in_memory_order(value.to(torch.float32), tensor)
+    flat = in_memory_order(value.to(torch.float32), tensor)
     rows = -(-flat.numel() // LANES)
     padded = torch.zeros(rows * LANES, dtype=torch.float32, device=flat.device)
     padded[: flat.numel()] = flat

@@ -11,6 +11,7 @@ from numba_lamb.foreign import is_jax, kind_of
 from numba_lamb.layout import BFLOAT16
 from numba_lamb.memory.arrays import Storage
 from numba_lamb.memory.tensor_reader import is_filled
+from numba_lamb.torch.dtensors import check_pieces, is_dtensor, local_of
 
 NUMPY_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -67,13 +68,12 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     what = f"parameter {name!r}"
     if is_lazy(tensor):
         return
+    if is_dtensor(tensor):
+        check_pieces(what, tensor)
+        tensor = local_of(tensor)
+        if tensor.device.type != "cpu":
+            raise TypeError(f"{what} must be in the CPU's memory as a DTensor, got {tensor.device}")
     kind = type(tensor)
-    shards = "a DTensor" if kind.__name__ == "DTensor" else "flattened by FSDP1" if _is_flat(tensor) else None
-    if shards is not None:
-        raise TypeError(
-            f"{what} is {shards}; sharded parameters are not supported, because the norm of a shard is not that "
-            "of its layer"
-        )
     if kind.__torch_dispatch__ is not _PLAIN:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")
     if tensor.layout != torch.strided:
@@ -90,14 +90,13 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
         raise ValueError(f"{what} has elements that share memory (strides {tensor.stride()}); use clone()")
 
 
-def _is_flat(tensor: torch.Tensor) -> bool:
-    """Return whether a parameter is a flat one of FullyShardedDataParallel, or a piece of one."""
-    return bool(getattr(tensor, "_fsdp_flattened", False))
-
-
 def check_gradient(name: str, tensor: torch.Tensor, gradient: torch.Tensor) -> None:
     """Raise unless `gradient` can be that of the parameter `tensor`."""
     what = f"gradient of {name!r}"
+    if is_dtensor(tensor):
+        if not is_dtensor(gradient):
+            raise TypeError(f"{what} must be a DTensor, like its parameter, not a {kind_of(gradient)}")
+        tensor, gradient = local_of(tensor), local_of(gradient)
     if gradient.layout != torch.strided:
         raise RuntimeError(f"{what} is sparse ({gradient.layout}); sparse gradients are not supported")
     kind = type(gradient)

@@ -35,6 +35,8 @@ class Case:
         Whether each layer is without a gradient in one step of five.
     is_poisoned : bool
         Whether a gradient of `POISONED_STEP` has an infinity.
+    stored : str or None
+        The dtype of parameters that are made of float32 layers, which alone take part then; None for all layers.
     """
 
     name: str
@@ -43,6 +45,12 @@ class Case:
     kernels: Mapping[str, Any] = field(default_factory=dict)
     has_gaps: bool = False
     is_poisoned: bool = False
+    stored: str | None = None
+
+    @property
+    def dtypes(self) -> tuple[str, ...]:
+        """The dtypes of inputs whose layers take part."""
+        return DTYPES if self.stored is None else ("float32",)
 
 
 # Rates are quotients and products, which are the same everywhere; cosines and powers are not.
@@ -93,13 +101,29 @@ def cases_of(method: Method) -> tuple[Case, ...]:
     )
 
 
+_DECAYED: dict[str, Any] = {"weight_decay": DECAY, "nonfinite": "skip"}
+STORED = (
+    Case("bfloat16 moments", {**_DECAYED, "moments": "bfloat16"}, stored="float32", has_gaps=True),
+    Case("8-bit moments", {**_DECAYED, "moments": "int8", "seed": 1}, stored="float32", is_poisoned=True),
+    Case("float16 with a master", {"weight_decay": DECAY}, stored="float16"),
+    Case(
+        "float16 without",
+        {"master": None, "moments": "int8", "seed": 2},
+        others={"moments": "bfloat16"},
+        stored="float16",
+    ),
+    # Split masters are bfloat16 alone, which NumPy has not: `tests/core/test_half.py` compares them with float32.
+)
+"""What is stored in fewer bits, which every optimizer has alike."""
+
+
 def make(method: Method, case: Case, params: Mapping[str, Any], num_threads: int | None) -> Any:
     """Return the optimizer of a case over parameters by layer name."""
     kind = getattr(numba_lamb, method.name)
     base = numba_lamb.Momentum if kind is numba_lamb.Lars else kind
     options = {"learning_rate": RATE, "momentum": 0.9, **case.options, "num_threads": num_threads}
     groups: list[dict[str, Any]] = [{"params": {}, **own} for own in ({}, case.others, case.kernels)]
-    for dtype in DTYPES:
+    for dtype in case.dtypes:
         for index, (name, shape) in enumerate(SHAPES.items()):
             group = groups[2 if len(shape) > 2 else index % 2]
             group["params"][f"{dtype} {name}"] = params[f"{dtype} {name}"]

@@ -42,11 +42,6 @@ ZERO_STEPS = 8
 _POWERS = 0.5 ** np.arange(8)
 
 
-def layer_names() -> list[str]:
-    """Return the names of all layers, dtype by dtype."""
-    return [f"{dtype} {name}" for dtype in DTYPES for name in SHAPES]
-
-
 def hashed(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Return 64 bits for each counter: SplitMix64's increment and finalizer."""
     z = (counters + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -2,14 +2,14 @@
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numba_lamb.cli.verify.cases import POISONED, POISONED_STEP, STEPS, Case, cases_of, make
-from numba_lamb.cli.verify.inputs import Arrays, gradients, layer_names, weights
+from numba_lamb.cli.verify.cases import POISONED, POISONED_STEP, STEPS, Case, make
+from numba_lamb.cli.verify.inputs import Arrays, gradients, weights
 from numba_lamb.cli.verify.places import Place
 from numba_lamb.methods.options import Method
 
@@ -59,7 +59,11 @@ class _Run:
 
     def __init__(self, method: Method, case: Case, place: Place, num_threads: int | None) -> None:
         self.case, self.place = case, place
-        self.params = {name: place.put(values) for name, values in weights().items()}
+        self.params = {
+            name: place.put(values if case.stored is None else values.astype(case.stored))
+            for name, values in weights().items()
+            if name.partition(" ")[0] in case.dtypes
+        }
         self.optimizer = make(method, case, self.params, num_threads)
 
     def step(self, step: int, given: Mapping[str, Any], poisoned: Mapping[str, Any]) -> None:
@@ -70,7 +74,7 @@ class _Run:
                 name: None if (step + index) % 5 == 0 else array
                 for index, (name, array) in enumerate(given.items())
             }
-        self.optimizer.step(given)
+        self.optimizer.step({name: given[name] for name in self.params})
 
     def digests(self) -> dict[str, bytes]:
         """Return a digest of each layer's weights, state and statistics, and one of what no layer has."""
@@ -86,9 +90,11 @@ class _Run:
         return {name: found.digest() for name, found in hashes.items()}
 
 
-def replay(method: Method, steps: int, place: Place, num_threads: int | None = None) -> Trace:
-    """Take steps with all cases of an optimizer side by side, and return what is kept of them."""
-    runs = [_Run(method, case, place, num_threads) for case in cases_of(method)]
+def replay(
+    method: Method, cases: Sequence[Case], steps: int, place: Place, num_threads: int | None = None
+) -> Trace:
+    """Take steps with cases of an optimizer side by side, and return what is kept of them."""
+    runs = [_Run(method, case, place, num_threads) for case in cases]
     trace, whole = Trace(), hashlib.sha256()
     for step in range(1, steps + 1):
         values = gradients(step)
@@ -102,7 +108,7 @@ def replay(method: Method, steps: int, place: Place, num_threads: int | None = N
                 whole.update(b"".join(digests.values()))
             for case, digests in found.items():
                 trace.cases[case] = trace.cases.get(case, "") + _short(digests.values())
-            for layer in layer_names():
+            for layer in runs[0].params:
                 of_layer = _short(digests[layer] for digests in found.values())
                 trace.layers[layer] = trace.layers.get(layer, "") + of_layer
         if step % PIECE == 0:
@@ -114,7 +120,7 @@ def compare(found: Trace, stored: Trace, steps: int) -> Difference | None:
     """Return where a run of `steps` parts from the stored one, None where every bit agrees."""
     if found.sha256[str(steps)] == stored.sha256.get(str(steps)):
         return None
-    count = len(found.layers[layer_names()[0]]) // _CHARACTERS
+    count = len(next(iter(found.layers.values()))) // _CHARACTERS
     differing = [
         (_differing(found.layers, stored.layers, k), _differing(found.cases, stored.cases, k))
         for k in range(count)

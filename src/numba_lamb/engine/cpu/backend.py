@@ -84,10 +84,6 @@ class CpuBackend(Backend):
 
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
-        if plan.exchange is not None and any(one.unit == "layer" for one in plan.method.sum_passes):
-            raise ValueError(
-                f"exchange must be None for {plan.method.name}, which needs norms twice in a step"
-            )
         self._plan = plan
         self._buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CpuBucket)]
         self._calibration = Calibration(plan.layout.size, launch.thread_count(self._num_threads))
@@ -103,33 +99,48 @@ class CpuBackend(Backend):
         self._scale: float | None = None
         self._written: tuple[list[float], list[float]] | None = None
         self._corrects_rates = any(bucket.corrects_rates for bucket in self._buckets)
-        self._programs: list[Program] = []
+        self._programs: list[tuple[Program, Sequence[int]]] = []
         self._dtypes: Mapping[int, np.dtype[Any]] | None = None
 
     # -- the step ------------------------------------------------------------------------------------------
 
     def prepare(self, read: Callable[[], Held], stream: object = None) -> bool:
         """Write all that the next step depends on, and return whether it can be taken."""
-        plan = self._plan
-        if stream is not None:
-            raise ValueError("stream is for arrays on a GPU; these parameters are NumPy arrays")
-        if plan.found_inf:
+        if self._plan.found_inf:
             self._counters.skip()
             return False
+        held = self._look(read, stream)
+        passed = self._inspect()
+        if passed:
+            self._held, self._found = held, held.found
+        return passed
+
+    def _look(self, read: Callable[[], Held], stream: object) -> Held:
+        """Write what a step depends on but for what is told by all gradients; return these."""
+        if stream is not None:
+            raise ValueError("stream is for arrays on a GPU; these parameters are NumPy arrays")
         rates, decays = self._values("lr"), self._values("weight_decay")
         # Schedules and what gives the gradients are the user's code; from here on none runs.
         held = read()
         if held.dtypes is not self._dtypes:
             self._write_formats(held.dtypes)
-        scale = plan.loss_scale * (plan.grad_scale or 1.0)
-        self._write_scale(scale)
+        self._write_scale(self._loss_scale)
         self._write_rates(rates, decays)
-        passed, self._norm = inspect(self._buckets, plan.nonfinite, scale, self._num_threads)
-        if passed:
-            self._held, self._found = held, held.found
-        else:
+        return held
+
+    def _inspect(self) -> bool:
+        """Return whether the gradients can be used, else count a step that is left out, or raise."""
+        passed, self._norm = inspect(
+            self._buckets, self._plan.nonfinite, self._loss_scale, self._num_threads, self._meet
+        )
+        if not passed:
             self._counters.skip()
         return passed
+
+    @property
+    def _loss_scale(self) -> float:
+        """What gradients were multiplied by."""
+        return float(self._plan.loss_scale * (self._plan.grad_scale or 1.0))
 
     def _write_formats(self, dtypes: Mapping[int, np.dtype[Any]]) -> None:
         """Tell kernels how gradients are stored, by layer."""
@@ -175,24 +186,34 @@ class CpuBackend(Backend):
 
     def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
         """Update and count all layers: whole, or, if this is interrupted, not at all."""
-        method, exchange = self._plan.method, self._plan.exchange
         for bucket in self._buckets:
-            bucket.prepare_rows(method.centralizes_decay)
+            bucket.prepare_rows(self._plan.method.centralizes_decay)
         if not self._programs:
-            self._programs = self._made_programs()
+            self._programs = [self._program(part) for part in self._parts_of(self._passes)]
         counted = self._counters.program(self._norm)
         *before, last = self._programs
-        if exchange is not None:
-            launch.commit(before[0], self._num_threads)
-            exchange()
-        self._calibration.timed(partial(launch.commit, last, self._num_threads, between, counted))
+        for program, written in before:
+            launch.commit(program, self._num_threads)
+            self._meet(written, False)
+        self._calibration.timed(partial(launch.commit, last[0], self._num_threads, between, counted))
         self._held = None
 
-    def _made_programs(self) -> list[Program]:
-        """Return the passes over all buckets, and where sums are exchanged, those before and those after that."""
-        sums, updates = self._plan.method.sum_passes, (*self._plan.method.update_passes, COUNT_LAYERS)
-        parts = [(*sums, *updates)] if self._plan.exchange is None else [sums, updates]
-        return [Program([one for bucket in self._buckets for one in bucket.work(part)]) for part in parts]
+    @property
+    def _passes(self) -> Sequence[Pass]:
+        """A step."""
+        return *self._plan.method.passes, COUNT_LAYERS
+
+    def _parts_of(self, passes: Sequence[Pass]) -> Sequence[Sequence[Pass]]:
+        """Return the passes, cut where ranks meet."""
+        return [passes]
+
+    def _program(self, part: Sequence[Pass]) -> tuple[Program, Sequence[int]]:
+        """Return passes over all buckets as a program, and the columns of sums that they write."""
+        work = [one for bucket in self._buckets for one in bucket.work(part)]
+        return Program(work), sorted({column for one in part for column in one.writes})
+
+    def _meet(self, written: Sequence[int], looked: bool) -> None:
+        """Have buckets know the sums of all chunks in these columns, and what a finite check found."""
 
     # -- what steps left -----------------------------------------------------------------------------------
 
@@ -215,7 +236,10 @@ class CpuBackend(Backend):
             for bucket in self._buckets
         }
         plan = self._plan
-        return named_stats(plan.method.statistics, plan.placement, written, self._counters.grad_norm)
+        found = named_stats(plan.method.statistics, plan.placement, written, self._counters.grad_norm)
+        for bucket in self._buckets:
+            found |= bucket.beyond_float16()
+        return found
 
     def record(self) -> CpuRecord:
         """Return a copy of what the last step left."""

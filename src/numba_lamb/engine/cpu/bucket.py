@@ -19,7 +19,8 @@ from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.arrays import address_of, aligned_zeros
 from numba_lamb.methods.checks import check_step_count
 from numba_lamb.methods.passes import Pass
-from numba_lamb.numerics import rules
+from numba_lamb.numerics import rules, storage
+from numba_lamb.sharding import Division
 
 
 class CpuBucket(Bucket):
@@ -29,6 +30,10 @@ class CpuBucket(Bucket):
     ----------
     layout, dtype, parameters, precisions, state_names
         As for `Bucket`.
+    division : Division or None
+        How ranks have the layers; sums of all chunks are then to be written by others.
+    rank : int
+        Which rank this is.
     """
 
     kernels: Mapping[str, Kernel] = passes.KERNELS
@@ -41,20 +46,20 @@ class CpuBucket(Bucket):
         parameters: Sequence[Parameter],
         precisions: Sequence[Precision],
         state_names: Sequence[str],
+        division: Division | None = None,
+        rank: int = 0,
     ) -> None:
-        super().__init__(layout, dtype, parameters, precisions, state_names)
-        count, chunks = len(self.layers), len(self.table.chunks)
+        runs = None if division is None else division.runs(rank)
+        super().__init__(layout, dtype, parameters, precisions, state_names, runs)
+        self.division = division
+        count = len(self.layers)
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
         self.updated = np.zeros(count, dtype=np.int64)
         # What `common_step` tells, -1 for None; the kernel that counts keeps it up.
         self.common = np.zeros(1, dtype=np.int64)
-        self.sums = np.zeros((chunks, columns.SUMS))
-        # What norms are made of: more than the own sums where layers lie in pieces.
-        self.all_sums, self.all_first_chunk = self.sums, self.table.first_chunk
         self.norms = np.zeros((count, columns.NORMS))
         self.scales = np.zeros((count, columns.SCALES), dtype=dtype)
-        self.nonfinite = np.zeros(chunks, dtype=np.int32)
         self.bounds = np.zeros(count, dtype=dtype)
         # Bit patterns: of the bounds, and all ones but for the sign.
         self.bound_patterns = self.bounds.view(f"u{dtype.itemsize}")
@@ -68,6 +73,18 @@ class CpuBucket(Bucket):
         }
         for name, buffer in self._state.items():
             self.state.point(self.addresses, name, address_of(buffer))
+        # The chunks that kernels work through, and where layers end for them.
+        self.chunks, self.sizes = self.table.chunks, self.table.sizes
+        if division is not None:
+            self.all_chunks, self.all_first_chunk = division.chunks, division.first_chunk
+            self.chunks, self.sizes = division.chunks[division.own[rank]], division.stops[rank]
+        self.sums = np.zeros((len(self.chunks), columns.SUMS))
+        self.nonfinite = np.zeros(len(self.chunks), dtype=np.int32)
+        # What norms and complaints are made of.
+        self.all_sums, self.all_nonfinite = self.sums, self.nonfinite
+        if division is not None:
+            self.all_sums = np.zeros((len(self.all_chunks), columns.SUMS))
+            self.all_nonfinite = np.zeros(len(self.all_chunks), dtype=np.int32)
         self.centralize(())
 
     @property
@@ -87,6 +104,16 @@ class CpuBucket(Bucket):
     def blank(self) -> dict[str, NDArray[Any]]:
         """Return the arrays of `saved` themselves."""
         return self.saved()
+
+    def beyond_float16(self) -> dict[str, float]:
+        """Return how many elements of each float32 master that is here its float16 parameter cannot hold."""
+        return {
+            f"beyond_float16/{layer.name}": float(
+                np.count_nonzero(np.abs(self.state.part(self._state, "master", row)) >= storage.FLOAT16_END)
+            )
+            for row, layer in enumerate(self.layers)
+            if "master" in self.state.names(row) and self.updated[row] != columns.NOT_UPDATED
+        }
 
     def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `saved` returned, of this bucket or of one with the first of its layers."""
@@ -189,18 +216,24 @@ class CpuBucket(Bucket):
             self.prepared[:, 0] = self.hyper[:, columns.RESCALE]
             self.prepared[:, 1] = self.hyper[:, columns.DECAY] if with_decay else 0
 
-    def work(self, steps: Sequence[Pass]) -> list[Work]:
-        """Return these passes over this bucket's layers, those that have something to do."""
-        return [self._work(one) for one in steps if not one.when or getattr(self, one.when)]
+    def work(self, steps: Sequence[Pass], part: slice = slice(None)) -> list[Work]:
+        """Return these passes over this bucket's layers or part of its chunks, those that have something to do."""
+        return [self._work(one, part) for one in steps if not one.when or getattr(self, one.when)]
 
-    def _work(self, one: Pass) -> Work:
+    def _work(self, one: Pass, part: slice) -> Work:
         """Return a pass with its arguments, which are tables of this bucket by their names."""
+        tables = {"chunks": self.chunks[part], "sums": self.sums[part]}
         kernel = self.kernels[one.kernel]
         names = inspect.signature(kernel.serial).parameters
         arguments = (
-            getattr(self, name) if hasattr(self, name) else getattr(self.table, name) for name in names
+            tables[name]
+            if name in tables
+            else getattr(self, name)
+            if hasattr(self, name)
+            else getattr(self.table, name)
+            for name in names
         )
-        return Work(kernel, 0 if one.unit == "layer" else len(self.table.chunks), tuple(arguments))
+        return Work(kernel, 0 if one.unit == "layer" else len(tables["chunks"]), tuple(arguments))
 
 
 def _corrections(key: Sequence[Any]) -> tuple[float, float, float]:

@@ -19,11 +19,13 @@ from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.order import Order
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
 from numba_lamb.engine.cuda.record import CudaRecord
+from numba_lamb.engine.cuda.scale import CudaScale
 from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.records import RecordLayout
+from numba_lamb.engine.scale import Following, Scale
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cuda import fields
 from numba_lamb.layout import FlatLayout, Layer
@@ -100,6 +102,10 @@ class CudaBackend(Backend):
         """Return what says where these parameters and their gradients lie."""
         return DeviceReader(layers, arrays, self._device.index)
 
+    def new_scale(self, following: Following, value: float) -> Scale:
+        """Return a loss scale on the GPU that is to follow this backend's steps."""
+        return CudaScale(self._device, following, value)
+
     def check_copyable(self) -> None:
         """Raise: the arrays of a copy would be somewhere else."""
         raise TypeError(
@@ -146,8 +152,6 @@ class CudaBackend(Backend):
 
     def place(self, plan: Plan) -> None:
         """Make the rates' tables, load kernels, tell the buckets what never changes, and wait for all of it."""
-        if plan.exchange is not None:
-            raise ValueError("exchange must be None for arrays on a GPU, whose passes are queued as one")
         buckets = [bucket for bucket in plan.buckets if isinstance(bucket, CudaBucket)]
         with self._device.current():
             # Nothing is under way after this, so that what is replaced can be given back.
@@ -237,6 +241,7 @@ class CudaBackend(Backend):
             bucket.constants[fields.LOSS_SCALE] = plan.loss_scale
             bucket.inspect_gradients(clips)
             bucket.args[fields.GRAD_SCALE], bucket.args[fields.FOUND_INF] = plan.grad_scale, plan.found_inf
+            bucket.args[fields.SCALER] = plan.scaler
         kernels = self._kernels()
         for bucket, name in kernels:
             if bucket.lacks(name):
@@ -252,7 +257,7 @@ class CudaBackend(Backend):
             kernels += [(bucket, "scale_gradients") for bucket in self._buckets]
         method = self._plan.method
         for bucket in self._buckets:
-            for one in (*method.sum_passes, *method.update_passes):
+            for one in method.passes:
                 if not one.when or getattr(bucket, one.when):
                     kernels.append((bucket, one.kernel))
         return kernels

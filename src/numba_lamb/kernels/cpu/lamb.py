@@ -41,6 +41,7 @@ from numba_lamb.kernels.cpu.intrinsics import stack_values
 from numba_lamb.kernels.cpu.rows import draw, fetch_ahead, key_of, load, storage, store, stored
 from numba_lamb.kernels.cpu.sums import (
     add_lanes,
+    chunk_count,
     chunk_gradient,
     clear_lanes,
     layer_norm,
@@ -59,7 +60,7 @@ def shrink_weights(
     shrink = hyper[layer, SHRINK]
     if addresses[layer, GRADIENT] == 0 or shrink == 1:
         return
-    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    count, itemsize = chunk_count(sizes[layer], start), hyper.itemsize
     weights = stored(addresses, formats, layer, WEIGHTS)
     buffer = stack_values(LANES, shrink)
     key = key_of(formats, keys, counts, layer, start, storage.SHRUNK)
@@ -97,7 +98,7 @@ def advance_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
+    row, count, itemsize = hyper[layer], chunk_count(sizes[layer], start), hyper.itemsize
     waits, rate = row[ADAPT] != 0, hyper.dtype.type(rates[layer])
     beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
     beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
@@ -165,7 +166,7 @@ def other_norm_chunk(
     kind = hyper64[layer, NORM_OF]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0 or kind == rules.DIRECTION:
         return
-    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    count, itemsize = chunk_count(sizes[layer], start), hyper.itemsize
     correction1, correction2 = hyper[layer, CORRECTION1], hyper[layer, CORRECTION2]
     eps, decay = hyper[layer, EPS], hyper[layer, DECAY]
     weights = stored(addresses, formats, layer, WEIGHTS)
@@ -246,7 +247,7 @@ def descend_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
         return
-    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    count, itemsize = chunk_count(sizes[layer], start), hyper.itemsize
     correction1, correction2 = hyper[layer, CORRECTION1], hyper[layer, CORRECTION2]
     eps, decay, scale = hyper[layer, EPS], hyper[layer, DECAY], scales[layer, DESCEND]
     weights = stored(addresses, formats, layer, WEIGHTS)

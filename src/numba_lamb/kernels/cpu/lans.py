@@ -45,6 +45,7 @@ from numba_lamb.kernels.cpu.intrinsics import enter_ieee, leave_ieee, stack_valu
 from numba_lamb.kernels.cpu.rows import draw, fetch_ahead, key_of, load, storage, store, stored
 from numba_lamb.kernels.cpu.sums import (
     add_lanes,
+    chunk_count,
     chunk_gradient,
     clear_lanes,
     layer_norm,
@@ -74,7 +75,7 @@ def squares_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    count, itemsize = chunk_count(sizes[layer], start), hyper.itemsize
     central = stack_values(CHUNK, hyper[layer, RESCALE])
     zero = hyper.dtype.type(0)
     gradient, rescale, _ = chunk_gradient(
@@ -104,7 +105,7 @@ def advance_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
+    row, count, itemsize = hyper[layer], chunk_count(sizes[layer], start), hyper.itemsize
     beta1, complement1, correction1 = row[BETA1], row[COMPLEMENT1], row[CORRECTION1]
     beta2, complement2, correction2 = row[BETA2], row[COMPLEMENT2], row[CORRECTION2]
     eps, decay, one, divisor = row[EPS], row[DECAY], hyper.dtype.type(1), scales[layer, DIVISOR]
@@ -174,7 +175,7 @@ def descend_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
+    row, count, itemsize = hyper[layer], chunk_count(sizes[layer], start), hyper.itemsize
     correction1, correction2 = row[CORRECTION1], row[CORRECTION2]
     eps, decay, one = row[EPS], row[DECAY], hyper.dtype.type(1)
     divisor, scale = scales[layer, DIVISOR], scales[layer, DESCEND]
@@ -281,11 +282,11 @@ def lans_squares(
 
 
 @cpu_kernel
-def lans_normalize(addresses: Any, first_chunk: Any, sums: Any, norms: Any, scales: Any) -> None:
+def lans_normalize(addresses: Any, all_first_chunk: Any, all_sums: Any, norms: Any, scales: Any) -> None:
     """Finish each layer's gradient norm."""
     mode = enter_ieee()
     for layer in range(norms.shape[0]):
-        normalize_layer(layer, addresses, first_chunk, sums, norms, scales)
+        normalize_layer(layer, addresses, all_first_chunk, all_sums, norms, scales)
     leave_ieee(mode)
 
 

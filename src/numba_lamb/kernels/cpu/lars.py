@@ -41,6 +41,7 @@ from numba_lamb.kernels.cpu.intrinsics import stack_values
 from numba_lamb.kernels.cpu.rows import draw, fetch_ahead, key_of, load, storage, store, stored
 from numba_lamb.kernels.cpu.sums import (
     add_lanes,
+    chunk_count,
     chunk_gradient,
     clear_lanes,
     layer_norm,
@@ -65,7 +66,7 @@ def sum_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0 or hyper[layer, ADAPT] == 0:
         return
-    count, itemsize = min(sizes[layer] - start, CHUNK), hyper.itemsize
+    count, itemsize = chunk_count(sizes[layer], start), hyper.itemsize
     rescale, decay = hyper[layer, RESCALE], hyper[layer, DECAY]
     decayed = hyper64[layer, DECAYED_NORM] != 0
     weights = stored(addresses, formats, layer, WEIGHTS)
@@ -160,7 +161,7 @@ def update_chunk(
     layer, start = chunks[chunk, 0], chunks[chunk, 1]
     if addresses[layer, GRADIENT] == 0:
         return
-    row, count, itemsize = hyper[layer], min(sizes[layer] - start, CHUNK), hyper.itemsize
+    row, count, itemsize = hyper[layer], chunk_count(sizes[layer], start), hyper.itemsize
     momentum, velocity, lookahead = row[BETA1], row[VELOCITY], row[LOOKAHEAD]
     advance, descend = scales[layer, ADVANCE], scales[layer, DESCEND]
     central = stack_values(CHUNK, momentum)

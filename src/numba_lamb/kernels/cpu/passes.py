@@ -41,6 +41,7 @@ from numba_lamb.kernels.cpu.lans import (
 from numba_lamb.kernels.cpu.lars import lars_layer, sum_chunk, update_chunk
 from numba_lamb.kernels.cpu.rows import is_native, stored
 from numba_lamb.kernels.cpu.sums import (
+    chunk_count,
     count_unusable,
     largest_pattern,
     layer_sum,
@@ -48,7 +49,6 @@ from numba_lamb.kernels.cpu.sums import (
     square_sum,
     sum_of_layers,
 )
-from numba_lamb.layout import CHUNK
 
 
 @cpu_kernel
@@ -69,7 +69,7 @@ def check_gradients(
         layer, start = chunks[chunk, 0], chunks[chunk, 1]
         found[chunk] = 0
         if addresses[layer, GRADIENT] != 0:
-            count, itemsize, bound = min(sizes[layer] - start, CHUNK), bounds.itemsize, bounds[layer]
+            count, itemsize, bound = chunk_count(sizes[layer], start), bounds.itemsize, bounds[layer]
             gradient = stored(addresses, formats, layer, GRADIENT)
             # Patterns are compared where values are not converted first.
             if not is_native(formats, layer, GRADIENT) or (
@@ -98,7 +98,7 @@ def gradient_squares(
         found[chunk] = 0
         sums[chunk, GRADIENT_SQUARES] = 0.0
         if addresses[layer, GRADIENT] != 0:
-            count, itemsize, one = min(sizes[layer] - start, CHUNK), bounds.itemsize, bounds.dtype.type(1)
+            count, itemsize, one = chunk_count(sizes[layer], start), bounds.itemsize, bounds.dtype.type(1)
             gradient = stored(addresses, formats, layer, GRADIENT)
             squares = square_sum(gradient, start, count, itemsize, one, ahead[0])
             sums[chunk, GRADIENT_SQUARES] = squares

@@ -18,6 +18,12 @@ from numba_lamb.numerics import rules as rule_text
 rules = bind(rule_text, cpu_function, fma=fma)
 
 
+@cpu_function
+def chunk_count(end: Any, start: Any) -> Any:
+    """Return the elements of the chunk that begins at `start`, which may be the rest of one."""
+    return min(end - start, CHUNK - start % CHUNK)
+
+
 # -- sums ----------------------------------------------------------------------------------------------------
 
 

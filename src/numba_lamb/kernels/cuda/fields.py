@@ -33,6 +33,8 @@ from numba_lamb.layout import LANES
     OWNED_STEPS,
     GRAD_SCALE,
     FOUND_INF,
+    # How the value at GRAD_SCALE follows the steps (float64, see below), 0 where it does not.
+    SCALER,
     # Tables of the whole optimizer.
     GROUPS,
     RATE_TABLE,
@@ -60,8 +62,12 @@ from numba_lamb.layout import LANES
     FORMATS,
     RANDOM,
     KEYS,
-) = range(41)
-FIELDS = 41
+) = range(42)
+FIELDS = 42
+
+# A loss scale that follows the steps: steps taken since it changed, and by what and when it changes.
+SCALE_STEPS, SCALE_INTERVAL, SCALE_GROWTH, SCALE_BACKOFF, SCALE_LEAST, SCALE_MOST = range(6)
+SCALER_FIELDS = 6
 
 # float64 hyper.
 LARGEST, LOSS_SCALE = range(2)

@@ -63,6 +63,23 @@ def count_step(args: Any, hyper: Any, layer: Any) -> None:
 
 
 @cuda_function
+def follow_step(args: Any, applied: Any) -> None:
+    """Have a loss scale follow a step that was applied or left out."""
+    scaler = doubles(args, fields.SCALER)
+    value = pointer_to(args[fields.GRAD_SCALE], np.float32(0))
+    scale = np.float64(value[0])
+    steps = scaler[fields.SCALE_STEPS] + 1.0
+    if not applied:
+        steps = 0.0
+        scale = rules.reduced_scale(scale, scaler[fields.SCALE_BACKOFF], scaler[fields.SCALE_LEAST])
+    elif steps == scaler[fields.SCALE_INTERVAL]:
+        steps = 0.0
+        scale = rules.grown_scale(scale, scaler[fields.SCALE_GROWTH], scaler[fields.SCALE_MOST])
+    scaler[fields.SCALE_STEPS] = steps
+    value[0] = np.float32(scale)
+
+
+@cuda_function
 def close_step(args: Any) -> None:
     """Have one thread count the step and lower its flags, which no kernel of this step reads any more."""
     if args[fields.LAST_BUCKET] != 0 and this_block() == 0 and this_lane() == 0:
@@ -77,6 +94,8 @@ def close_step(args: Any) -> None:
             control[fields.REASONS] |= control[fields.REFUSAL]
         else:
             control[fields.SKIPPED] += 1
+        if args[fields.SCALER] != 0 and (control[fields.STOPPED] == 0 or control[fields.REFUSAL] == 0):
+            follow_step(args, control[fields.STOPPED] == 0)
         control[fields.FOUND] = 0
         control[fields.REFUSAL] = 0
         clip[fields.CLIP_SUM] = 0.0

@@ -17,7 +17,7 @@ from numba_lamb.torch.migration.sources import (
     source_of_class,
     source_of_dict,
 )
-from numba_lamb.torch.migration.state import parameter_states
+from numba_lamb.torch.migration.state import master_states, parameter_states
 
 _ATTRIBUTES: dict[str, tuple[str, ...]] = {
     sources.APEX.name: ("adam_w_mode", "use_nvlamb"),
@@ -142,6 +142,9 @@ def state_dict_of(kind: str, other: torch.optim.Optimizer, groups: list[dict[str
         if source is None
         else parameter_states(source, saved["state"], saved["param_groups"])
     )
+    for index, rest in master_states(other).items():
+        if index in state:
+            state[index].update(rest)
     new_groups = [
         {**{key: value for key, value in group.items() if key not in FILTERS}, "params": list(old["params"])}
         for group, old in zip(groups, saved["param_groups"], strict=True)

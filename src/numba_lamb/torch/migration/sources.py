@@ -55,7 +55,7 @@ APEX = _source(
     "apex.optimizers.FusedLAMB",
     "Lamb",
     "apex",
-    "FusedLAMB",
+    "FusedLAMB FusedMixedPrecisionLamb",
     keys="lr betas eps weight_decay bias_correction grad_averaging max_grad_norm",
     others="adam_w_mode amsgrad set_grad_none step use_nvlamb",
 )

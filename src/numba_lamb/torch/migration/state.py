@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from numba_lamb.torch.migration.sources import BITSANDBYTES, Source, is_eight_bit
+from numba_lamb.torch.stored import rest_of
 
 _MOMENTS = {
     "Lamb": {"exp_avg": "exp_avg", "exp_avg_sq": "exp_avg_sq"},
@@ -26,6 +27,21 @@ def parameter_states(
             if entry:
                 found[index] = entry
     return found
+
+
+def master_states(other: torch.optim.Optimizer) -> dict[int, dict[str, torch.Tensor]]:
+    """Return what our masters add to parameters of 16 bits, by index, where `other` has masters beside its state.
+
+    Apex's ``FusedMixedPrecisionLamb`` has them from its first step on, and not in its ``state_dict()``.
+    """
+    groups = getattr(other, "param_groups_full_precision", [])
+    masters = [master for group in groups for master in group["params"]]
+    tensors = [tensor for group in other.param_groups for tensor in group["params"]]
+    return {
+        index: rest_of(tensor.detach(), master.detach())
+        for index, (tensor, master) in enumerate(zip(tensors, masters, strict=False))
+        if master is not None
+    }
 
 
 def parameter_state(

@@ -1,0 +1,97 @@
+"""Parameters that lie in pieces on several ranks: DTensor, as FSDP2 and tensor parallelism make them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from numba_lamb.comm import Comm
+from numba_lamb.memory.array_reader import Int64
+from numba_lamb.torch.comm import TorchComm
+
+_AXES = 8
+"""The most axes that a DTensor may have here."""
+TIMEOUT = 1800.0
+"""Seconds that other ranks may take to answer, as by default in torch.distributed."""
+
+
+def is_dtensor(tensor: object) -> bool:
+    """Return whether a tensor is a DTensor; its module is not imported for that."""
+    kind = type(tensor)
+    return kind.__name__ == "DTensor" and kind.__module__.startswith("torch.distributed")
+
+
+def local_of(tensor: Any) -> Any:
+    """Return what there is of a tensor on this rank: itself where it is no DTensor."""
+    return tensor._local_tensor if is_dtensor(tensor) else tensor
+
+
+def alike(gradient: Any, parameter: Any) -> Any:
+    """Return a gradient, if there is one, whose pieces are its parameter's, which may take a collective."""
+    if not (is_dtensor(gradient) and is_dtensor(parameter)) or gradient.placements == parameter.placements:
+        return gradient
+    with torch.no_grad():
+        return gradient.redistribute(parameter.device_mesh, parameter.placements)
+
+
+def like(local: Tensor, parameter: Any) -> Any:
+    """Return a piece of state as a DTensor that lies as its parameter does."""
+    if not is_dtensor(parameter):
+        return local
+    kind: Any = type(parameter)
+    if local.shape != parameter._local_tensor.shape:
+        return local
+    return kind.from_local(
+        local,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def check_pieces(what: str, tensor: Any) -> None:
+    """Raise unless the pieces of a DTensor are known here."""
+    for placement in tensor.placements:
+        if not (placement.is_shard() or placement.is_replicate() or hasattr(placement, "split_factor")):
+            raise TypeError(f"{what} must be placed by Shard or Replicate, got {placement}")
+    if tensor.ndim > _AXES:
+        raise TypeError(f"{what} must have at most {_AXES} axes as a DTensor, got {tensor.ndim}")
+
+
+def comm_of(tensors: Sequence[Any]) -> Comm:
+    """Return the ranks that have pieces of any of these DTensors: those of their mesh, or all."""
+    meshes = {tensor.device_mesh for tensor in tensors}
+    mesh = next(iter(meshes))
+    group = mesh.get_group() if len(meshes) == 1 and mesh.ndim == 1 else dist.group.WORLD
+    return TorchComm(group, TIMEOUT)
+
+
+def runs_of(tensors: Sequence[Any], comm: Comm) -> list[tuple[Int64, Int64]]:
+    """Return for each DTensor first element and end of every rank's piece; every rank must call it.
+
+    Pieces are counted one after the other in the order of their offsets, so that pieces along the first axis alone
+    are those of the flat tensor.
+    """
+    own = np.zeros((len(tensors), 1 + _AXES), dtype=np.int64)
+    for row, tensor in zip(own, tensors, strict=True):
+        row[0] = local_of(tensor).numel()
+        if row[0]:
+            (chunk,) = tensor.__create_chunk_list__()
+            row[1 : 1 + tensor.ndim] = list(chunk.offsets)
+    told = np.zeros((comm.size, *own.shape), dtype=np.int64)
+    comm.all_gather(told.view(np.uint8), own.reshape(-1).view(np.uint8))()
+    found = []
+    for number in range(len(tensors)):
+        rows = told[:, number]
+        pieces = sorted({(*row[1:], row[0]) for row in rows.tolist() if row[0]})
+        ends = np.cumsum([0, *(piece[-1] for piece in pieces)]).tolist()
+        first = dict(zip(pieces, ends, strict=False))
+        starts = [first[(*row[1:], row[0])] if row[0] else 0 for row in rows.tolist()]
+        begin = np.array(starts, dtype=np.int64)
+        found.append((begin, begin + rows[:, 0]))
+    return found

@@ -1,0 +1,316 @@
+"""The optimizers for replicated parameters whose gradients ranks average, and whose state they share."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from numba_lamb.comm import Disagreement, Sharding, is_comm
+from numba_lamb.engine.choose import sharded
+from numba_lamb.engine.cpu.sharded import ShardedBackend
+from numba_lamb.engine.interface import Backend
+from numba_lamb.layout import LANES
+from numba_lamb.torch.comm import TorchComm
+from numba_lamb.torch.hooks import uncompiled
+from numba_lamb.torch.lamb import Lamb
+from numba_lamb.torch.lans import Lans
+from numba_lamb.torch.lars import Lars, Momentum
+from numba_lamb.torch.members import Member, Step
+from numba_lamb.torch.model import Model
+from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
+from numba_lamb.torch.part import Part
+
+
+class Sharded(LayerwiseOptimizer):
+    """What optimizers do whose state is cut over ranks; a class of options comes behind it."""
+
+    _backend: ShardedBackend
+    _flat_parts: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        process_group: Any,
+        bucket_mb: float,
+        timeout: float,
+        options: Mapping[str, Any],
+    ) -> None:
+        if options.get("fused_amp"):
+            raise ValueError(
+                "fused_amp must be False where ranks share state, got True: a GradScaler follows its own rank's "
+                "gradients; torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler follows all of them"
+            )
+        given = Sharding(None, bucket_mb, timeout)
+        if is_comm(process_group):
+            given = replace(given, comm=process_group)
+        elif process_group is not None or (dist.is_available() and dist.is_initialized()):
+            given = replace(given, comm=TorchComm(process_group, timeout))
+        self._backend = sharded(None, given, self._centralized)
+        super().__init__(params, **options)  # type: ignore[arg-type]
+
+    def _centralized(self) -> list[int]:
+        """Return the groups whose layers stay whole."""
+        return [k for k, group in enumerate(self.param_groups) if group["grad_centralization"]]
+
+    def _forget(self) -> None:
+        backend = vars(self)["_backend"]
+        super()._forget()
+        self._backend = backend
+
+    def _backend_for(self, device: torch.device | None, pieces: Sequence[Member]) -> Backend:
+        if pieces:
+            raise TypeError(
+                f"parameter {pieces[0].name!r} must be whole on every rank, got a DTensor; "
+                f"{type(self).__name__.removeprefix('Sharded')} takes those"
+            )
+        if device is not None and device.type != "cpu":
+            raise ValueError(f"parameters must be in the CPU's memory for ranks to share state, got {device}")
+        return self._backend
+
+    def _takes_part(self, tensor: Tensor, gradient: Tensor | None) -> bool:
+        # Alike on all ranks, of which each may lack other gradients.
+        return tensor.requires_grad or super()._takes_part(tensor, gradient)
+
+    def _look(self) -> tuple[Model, Backend, Step] | None:
+        try:
+            if self._model is not None and self._model.has_late():
+                self._model = None
+            return super()._look()
+        except BaseException as error:
+            self._backend.tell(error)
+            raise
+
+    # -- checkpoints ---------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("an optimizer that ranks share cannot be copied or pickled; use its state_dict()")
+
+    def _made(self) -> Model | None:
+        """Return the model, after making state for all parameters that require gradients."""
+        with self._lock:
+            self._backend.check_whole()
+            found = super()._look()
+            return None if found is None else found[0]
+
+    @uncompiled
+    def state_dict(self) -> dict[str, Any]:
+        """Return this rank's part of the state, for `torch.distributed.checkpoint` or a file of this rank's own.
+
+        Each tensor but ``step`` is a part of the flat one of its parameter: saved by
+        ``torch.distributed.checkpoint.save`` it can be loaded on any number of ranks. Where no step was taken yet
+        the state is zeros, to be loaded into.
+        """
+        model = self._made()
+        state = super().state_dict()
+        if model is None:
+            return state
+        places = {member.place: k for k, member in enumerate(model.members)}
+        for index, entry in state["state"].items():
+            state["state"][index] = _parts(model, places[index], entry)
+        return state
+
+    @uncompiled
+    def full_state_dict(self) -> dict[str, Any]:
+        """Return the whole state, as the optimizer of one process has it; every rank must call it.
+
+        It can be loaded into `numba_lamb.torch` optimizers of one process, and by `load_state_dict` into one of
+        this kind on any number of ranks.
+        """
+        model = self._made()
+        state = super().state_dict()
+        if model is None:
+            return state
+        gathered = self._gathered(model)
+        for k, member in enumerate(model.members):
+            entry = state["state"][member.place]
+            # As copies, all of it.
+            entry.update({**gathered[k], "step": entry["step"].clone()})
+        return state
+
+    def _gathered(self, model: Model) -> list[dict[str, Tensor]]:
+        """Return each member's whole state."""
+        comm = self._backend.comm
+        own = [
+            self.state[member.tensor][name].reshape(-1).contiguous().view(torch.uint8).numpy()
+            for k, member in enumerate(model.members)
+            for name in model.pieces[k]
+        ]
+        lengths = [_length(model, rank) for rank in range(comm.size)]
+        sent = np.zeros(max(lengths), dtype=np.uint8)
+        told = np.zeros((comm.size, max(lengths)), dtype=np.uint8)
+        joined = np.concatenate(own)
+        sent[: len(joined)] = joined
+        comm.all_gather(told, sent)()
+        whole = [
+            {
+                name: model.runs.whole(k, piece, self.state[member.tensor][name].dtype)
+                for name, piece in model.pieces[k].items()
+            }
+            for k, member in enumerate(model.members)
+        ]
+        for rank, row in enumerate(told):
+            at = 0
+            for k in range(len(model.members)):
+                for name, piece in model.pieces[k].items():
+                    first, last = model.runs.of_rank(k, rank, piece.shaped)
+                    count = (last - first) * piece.dtype.itemsize
+                    flat = whole[k][name].as_strided((whole[k][name].numel(),), (1,))[first:last]
+                    flat.view(torch.uint8).copy_(torch.from_numpy(row[at : at + count]))
+                    at += count
+        return whole
+
+    @uncompiled
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` or `full_state_dict` returned; every rank must call it.
+
+        What `state_dict` returned must be of as many ranks. Between numbers of ranks, load through
+        ``torch.distributed.checkpoint`` into a new optimizer's `state_dict`, or a `full_state_dict`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As the optimizer of one process does; nothing has changed then.
+        CommError
+            If the ranks' parts are not those of one optimizer.
+        """
+        comm = self._backend.comm
+        entries = state_dict.get("state", {})
+        count = sum(len(group["params"]) for group in self.param_groups)
+        runs = np.full((count, 2), -1, dtype=np.int64)
+        for index, entry in entries.items():
+            if isinstance(index, int) and index < count and isinstance(entry, Mapping):
+                found = [value for value in entry.values() if isinstance(value, Part)]
+                elements = [part for part in found if part.whole == _numel(self, index)]
+                if elements:
+                    runs[index] = elements[0].first, elements[0].first + elements[0].numel()
+        told = np.zeros((comm.size, count, 2), dtype=np.int64)
+        comm.all_gather(told.view(np.uint8), runs.reshape(-1).view(np.uint8))()
+        self._check_runs(told)
+        plain = {
+            index: {name: v.plain if isinstance(v, Part) else v for name, v in entry.items()}
+            if isinstance(entry, Mapping)
+            else entry
+            for index, entry in entries.items()
+        }
+        super().load_state_dict({**state_dict, "state": plain})
+        self._backend.forget()
+        names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
+        for place, name in enumerate(names):
+            if (told[:, place] >= 0).all():
+                self._backend.cut_as(name, told[:, place, 0], told[:, place, 1])
+
+    def _check_runs(self, told: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
+        """Raise unless the ranks' runs of each parameter are all of it, or none has one."""
+        for place in range(told.shape[1]):
+            runs = told[:, place]
+            if (runs < 0).all():
+                continue
+            kept = runs[runs[:, 0] < runs[:, 1]]
+            kept = kept[np.argsort(kept[:, 0])]
+            borders = [0, *kept[:, 1].tolist()]
+            if (runs < 0).any() or kept[:, 0].tolist() != borders[:-1] or borders[-1] != _numel(self, place):
+                raise Disagreement(
+                    f"state_dict must be that of all {len(told)} ranks of one optimizer, got other parts of "
+                    f"parameter number {place}; torch.distributed.checkpoint and full_state_dict() go between "
+                    "numbers of ranks"
+                )
+
+
+def _numel(optimizer: torch.optim.Optimizer, place: int) -> int:
+    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    return int(tensors[place].numel())
+
+
+def _parts(model: Model, k: int, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a member's state as parts of what all ranks have."""
+    found = dict(entry)
+    run, whole = model.runs.of(k), model.members[k].tensor.numel()
+    assert run is not None
+    for name, piece in model.pieces[k].items():
+        first, count = (run[0], whole) if piece.shaped else (run[0] // LANES, -(-whole // LANES))
+        found[name] = Part.of(entry[name].reshape(-1), first, count)
+    return found
+
+
+def _length(model: Model, rank: int) -> int:
+    """Return how many bytes of state a rank has."""
+    total = 0
+    for k in range(len(model.members)):
+        for piece in model.pieces[k].values():
+            first, last = model.runs.of_rank(k, rank, piece.shaped)
+            total += (last - first) * piece.dtype.itemsize
+    return total
+
+
+_DOC = """{name} for data-parallel training: ranks average gradients, and each has its part of the state.
+
+Steps are those of `numba_lamb.torch.{name}` on the averaged gradients, to the bit, on any number of ranks. The
+average is added up in float64 in the order of ranks and rounded once, whatever library carries it. A layer may
+lie on several ranks; its norms are those of the whole. The model is not wrapped in ``DistributedDataParallel``:
+gradients stay this rank's own until `step`, and accumulate without ``no_sync``.
+
+Parameters
+----------
+params : iterable
+    As for `numba_lamb.torch.{name}`, in the CPU's memory, alike on all ranks. Parameters that require gradients
+    have state from the first step on. A gradient that is None on some ranks counts as zeros there; one that is
+    None on all ranks leaves its parameter as it is.
+process_group : ProcessGroup, optional
+    The ranks; by default all processes of `torch.distributed`, or this one alone where that is not initialized.
+    Its backend for the CPU's memory is used: ``gloo``.
+bucket_mb : float, default 25.0
+    MiB of gradients that travel together, > 0. Two such buffers are under way at most.
+timeout : float, default 300.0
+    Seconds that the other ranks may take to answer, > 0. Then a step raises.
+**options
+    All options of `numba_lamb.torch.{name}`.
+
+Raises
+------
+TypeError, ValueError
+    If an argument is refused.
+CommError
+    In a step: if a rank failed, is gone, or is not at the same step with the same layers and options. If that was
+    found before anything changed, the message says so, and the next step may be taken.
+
+Examples
+--------
+>>> import torch
+>>> from numba_lamb.torch import Sharded{name}
+>>> model = torch.nn.Linear(2, 1, bias=False)
+>>> _ = torch.nn.init.constant_(model.weight, 2.0)
+>>> opt = Sharded{name}(model.named_parameters(), lr=0.1)
+>>> model(torch.tensor([[1.0, -1.0]])).sum().backward()
+>>> opt.step()
+>>> opt.full_state_dict()["state"][0]["step"]
+tensor(1.)
+"""
+
+
+def _made_of(plain: type[LayerwiseOptimizer]) -> Any:
+    """Return the class of `plain` whose state ranks share."""
+
+    def __init__(
+        self: Any,
+        params: ParamsT,
+        *,
+        process_group: Any = None,
+        bucket_mb: float = 25.0,
+        timeout: float = 300.0,
+        **options: Any,
+    ) -> None:
+        Sharded.__init__(self, params, process_group, bucket_mb, timeout, options)
+
+    name = f"Sharded{plain.__name__}"
+    body = {"__doc__": _DOC.format(name=plain.__name__), "__init__": __init__, "__module__": __name__}
+    return type(name, (Sharded, plain), body)
+
+
+ShardedLamb = _made_of(Lamb)
+ShardedLans = _made_of(Lans)
+ShardedLars = _made_of(Lars)
+ShardedMomentum = _made_of(Momentum)

@@ -1,0 +1,119 @@
+"""A rank with FSDP2 and tensor parallelism beside one process. Argument: folder. Four ranks."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+from numba_lamb.torch import Lamb, Lars, Momentum
+
+PLAN = {
+    "first": ColwiseParallel(output_layouts=Replicate()),
+    "second": ColwiseParallel(),
+    "last": RowwiseParallel(),
+}
+
+
+class Network(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(64, 256), nn.LayerNorm(256)
+        self.second, self.last = nn.Linear(256, 128), nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.second(self.norm(torch.relu(self.first(x))))))
+
+
+def network(kind: str, dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    model = Network().to(dtype)
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("outer", "inner"))
+    if kind == "tensor parallel":
+        parallelize_module(model, mesh["inner"], PLAN)
+        return fully_shard(model, mesh=mesh["outer"])
+    mesh = mesh if kind == "hybrid" else init_device_mesh("cpu", (4,))
+    for part in (model.first, model.second, model.last):
+        fully_shard(part, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def gradients(model: nn.Module, step: int) -> None:
+    draws = torch.Generator().manual_seed(step)
+    x, y = torch.randn(32, 64, generator=draws), torch.randint(0, 10, (32,), generator=draws)
+    model.zero_grad()
+    nn.functional.cross_entropy(model(x.to(next(model.parameters()).dtype)).float(), y).backward()
+
+
+def spoil(model: nn.Module) -> None:
+    """Put a NaN into one rank's gradients alone."""
+    for parameter in model.parameters():
+        if dist.get_rank() == 3:
+            parameter.grad.to_local().fill_(float("nan"))
+
+
+def whole(tensor: Any) -> torch.Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def check(kind: str, make: Any, options: dict[str, Any], dtype: torch.dtype, folder: Path) -> None:
+    torch.manual_seed(0)
+    single, model = Network().to(dtype), network(kind, dtype)
+    alone, opt = make(single.named_parameters(), **options), make(model.named_parameters(), **options)
+    for step in range(20):
+        gradients(model, step)
+        for parameter, own in zip(model.parameters(), single.parameters(), strict=True):
+            own.grad = whole(parameter.grad).clone()
+        if step == 5 and options.get("nonfinite") == "skip":
+            spoil(model)
+            opt.step()
+            assert opt.skipped_steps == 1
+            continue
+        alone.step()
+        opt.step()
+        found, expected = opt.stats(), alone.stats()
+        for name, value in expected.items():
+            assert abs(found[name] - value) <= 1e-13 * value, (kind, name)
+    for parameter, own in zip(model.parameters(), single.parameters(), strict=True):
+        # A piece here ends within a chunk, and norms are alike to the last bits of float64 alone.
+        torch.testing.assert_close(whole(parameter).detach(), own.detach(), rtol=1e-6, atol=0)
+    for entry in opt.state.values():
+        assert isinstance(next(value for key, value in entry.items() if key != "step"), DTensor)
+    weights, state = get_state_dict(model, opt)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    again = network(kind, dtype)
+    resumed = make(again.named_parameters(), **options)
+    weights, state = get_state_dict(again, resumed)
+    dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    set_state_dict(again, resumed, model_state_dict=weights, optim_state_dict=state)
+    for each, optimizer in ((model, opt), (again, resumed)):
+        gradients(each, 21)
+        optimizer.step()
+    for parameter, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(parameter.to_local(), other.to_local()), kind
+
+
+def main(folder: Path) -> None:
+    torch.set_num_threads(1)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size)
+    lamb = {"lr": 0.02, "weight_decay": 0.1, "max_grad_norm": 1.0, "nonfinite": "skip"}
+    for kind in ("sharded", "hybrid", "tensor parallel"):
+        check(kind, Lamb, lamb, torch.float32, folder / kind)
+    check("sharded", Lamb, {"lr": 0.02, "moments": "bfloat16"}, torch.bfloat16, folder / "bfloat16")
+    check("sharded", Lars, {"lr": 0.1}, torch.float32, folder / "lars")
+    check("sharded", Momentum, {"lr": 0.1}, torch.float32, folder / "momentum")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

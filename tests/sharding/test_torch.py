@@ -1,0 +1,170 @@
+"""Ranks that share the state of PyTorch's optimizers take the steps of one process, bit for bit."""
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import numba_lamb.torch as nlt
+from numba_lamb.comm import CommError
+from numba_lamb.torch.part import Part
+from tests.sharding.ranks import on_ranks
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lamb": ("Lamb", {"lr": 0.01, "weight_decay": 0.1}),
+    "clipped": ("Lamb", {"lr": 0.01, "max_grad_norm": 1.0, "nonfinite": "skip"}),
+    "8 bits": ("Lamb", {"lr": 0.01, "moments": "int8"}),
+    "no master": ("Lamb", {"lr": 0.01, "moments": "bfloat16", "master": None}),
+    "lans": ("Lans", {"lr": 0.01}),
+    "lars": ("Lars", {"lr": 0.1}),
+    "momentum": ("Momentum", {"lr": 0.1}),
+}
+
+
+def network(dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Return a network whose last layer is frozen, and whose first lies in memory with channels last."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(40, 300), nn.LayerNorm(300), nn.Linear(300, 50)
+        )
+    model[0].to(memory_format=torch.channels_last)
+    model[4].requires_grad_(False)
+    return model.to(dtype)
+
+
+def take(model: nn.Module, opt: torch.optim.Optimizer, steps: range) -> None:
+    """Take steps from gradients whose sums over ranks are exact; the last layer joins in the fourth."""
+    for step in steps:
+        if step == 3:
+            model[4].requires_grad_(True)  # type: ignore[index]
+        draws = torch.Generator().manual_seed(step)
+        for number, parameter in enumerate(model.parameters()):
+            values = (torch.randn(parameter.shape, generator=draws) * 16).round().div(64).to(parameter.dtype)
+            wanted = parameter.requires_grad and (step, number) != (2, 3)
+            parameter.grad = values.clone(memory_format=torch.preserve_format) if wanted else None
+        opt.step()
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two states have the same tensors, strides included."""
+    return one.keys() == other.keys() and all(
+        torch.equal(value, other[key][name]) and value.stride() == other[key][name].stride()
+        for key in one
+        for name, value in one[key].items()
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_bits_are_those_of_one_process(kind: str, dtype: torch.dtype) -> None:
+    name, options = KINDS[kind]
+    first = network(dtype)
+    single = copy.deepcopy(first)
+    opt = getattr(nlt, name)(single.named_parameters(), **options)
+    take(single, opt, range(5))
+
+    def make(model: nn.Module, comm: Any) -> Any:
+        given = {"process_group": comm, "bucket_mb": 0.05}
+        return getattr(nlt, f"Sharded{name}")(model.named_parameters(), **given, **options)
+
+    def work(comm: Any) -> bool:
+        model = copy.deepcopy(first)
+        sharded = make(model, comm)
+        take(model, sharded, range(5))
+        assert all(map(torch.equal, model.parameters(), single.parameters()))
+        assert sharded.stats() == opt.stats()
+        full = sharded.full_state_dict()
+        assert same(full["state"], opt.state_dict()["state"])
+        # From this rank's own part, and from all of it.
+        for state in (copy.deepcopy(sharded.state_dict()), full):
+            again = copy.deepcopy(model)
+            resumed = make(again, comm)
+            resumed.load_state_dict(state)
+            assert same(resumed.full_state_dict()["state"], opt.state_dict()["state"])
+        return True
+
+    for size in (1, 3):
+        assert all(on_ranks(size, work))
+
+
+def test_the_whole_state_goes_to_an_optimizer_of_one_process_and_back() -> None:
+    first = network()
+    single = copy.deepcopy(first)
+    opt = nlt.Lamb(single.named_parameters(), lr=0.01)
+    take(single, opt, range(6))
+
+    def work(comm: Any) -> tuple[Any, Any]:
+        model = copy.deepcopy(first)
+        sharded = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm)
+        take(model, sharded, range(4))
+        return sharded.full_state_dict(), model
+
+    state, model = on_ranks(2, work)[0]
+    resumed = nlt.Lamb(model.named_parameters(), lr=0.01)
+    resumed.load_state_dict(state)
+    take(model, resumed, range(4, 6))
+    assert all(map(torch.equal, model.parameters(), single.parameters()))
+
+
+def test_a_part_goes_through_a_file_and_other_numbers_of_ranks_are_refused() -> None:
+    first = network()
+
+    def save(comm: Any) -> bytes:
+        model = copy.deepcopy(first)
+        sharded = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm)
+        take(model, sharded, range(1))
+        file = io.BytesIO()
+        torch.save(sharded.state_dict(), file)
+        return file.getvalue()
+
+    files = on_ranks(3, save)
+
+    def load(comm: Any) -> None:
+        state = torch.load(io.BytesIO(files[comm.rank]))
+        part = state["state"][2]["exp_avg"]
+        assert isinstance(part, Part)
+        assert part.whole == 12000
+        sharded = nlt.ShardedLamb(copy.deepcopy(first).named_parameters(), lr=0.01, process_group=comm)
+        if comm.size == 3:
+            sharded.load_state_dict(state)
+            return
+        with pytest.raises(
+            CommError, match="state_dict must be that of all 2 ranks of one optimizer, got other"
+        ):
+            sharded.load_state_dict(state)
+
+    on_ranks(3, load)
+    on_ranks(2, load)
+
+
+def test_an_error_of_one_rank_is_told_to_all() -> None:
+    first = network()
+
+    def work(comm: Any) -> None:
+        model = copy.deepcopy(first)
+        sharded = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm)
+        take(model, sharded, range(1))
+        if comm.rank == 1:
+            sharded.param_groups[0]["betas"] = (0.9, 2.0)
+        with pytest.raises(ValueError if comm.rank else CommError, match=r"betas\[1\] must be a number"):
+            take(model, sharded, range(1, 2))
+        sharded.param_groups[0]["betas"] = (0.9, 0.999)
+        take(model, sharded, range(1, 2))
+
+    on_ranks(2, work)
+
+
+def test_what_it_cannot_do_is_said() -> None:
+    opt = nlt.ShardedLamb(network().named_parameters(), lr=0.01)
+    with pytest.raises(TypeError, match=r"cannot be copied or pickled; use its state_dict\(\)"):
+        copy.deepcopy(opt)
+    with pytest.raises(TypeError, match="'beta1' is no option of numba_lamb"):
+        nlt.ShardedLamb(network().named_parameters(), beta1=0.9)
+    with pytest.raises(ValueError, match="fused_amp must be False where ranks share state, got True"):
+        nlt.ShardedLamb(network().named_parameters(), fused_amp=True)
+    with pytest.raises(ValueError, match="timeout must be a finite number > 0, got -1"):
+        nlt.ShardedLamb(network().named_parameters(), timeout=-1)
