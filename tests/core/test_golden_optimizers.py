@@ -103,8 +103,8 @@ def test_lamb_follows_mindspore(name: str) -> None:
 
 
 def test_float16_with_a_master_stays_near_to_mindspores_rounded_steps() -> None:
-    # The source keeps weights and moments in float16, and rounds both in every step; ours have masters. Each of its
-    # 8 steps is off by half a unit, 2^-11 of a layer's largest, in no common direction.
+    # The source keeps weights and moments in float16, and rounds both in every step; ours have masters. Each of
+    # its 8 steps is off by half a unit, 2^-11 of a layer's largest, in no common direction.
     record, data = RECORDS["lamb_fp16"], golden_arrays("lamb_fp16.npz")
     arrays, params = parameters_of(record, data)
     opt = build_lamb(record, params)
