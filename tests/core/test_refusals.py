@@ -103,6 +103,11 @@ WRAP = (
 
 CALLS |= {
     "no rate": (lambda: nl.Lamb([array()]), TypeError, "learning_rate must be given to numba_lamb.Lamb"),
+    "no rate but groups'": (
+        lambda: nl.Lamb([{"params": [array()], "lr": 0.1}]),
+        TypeError,
+        "learning_rate must be given to numba_lamb.Lamb",
+    ),
     "nothing": (
         lambda: nl.Momentum(),
         TypeError,

@@ -164,6 +164,8 @@ def test_what_it_cannot_do_is_said() -> None:
         copy.deepcopy(opt)
     with pytest.raises(TypeError, match="'beta1' is no option of numba_lamb"):
         nlt.ShardedLamb(network().named_parameters(), beta1=0.9)
+    with pytest.raises(TypeError, match=r"process_group must be one of torch\.distributed or None, got a"):
+        nlt.ShardedLamb(network().named_parameters(), process_group=3)
     with pytest.raises(ValueError, match="fused_amp must be False where ranks share state, got True"):
         nlt.ShardedLamb(network().named_parameters(), fused_amp=True)
     with pytest.raises(ValueError, match="timeout must be a finite number > 0, got -1"):

@@ -1,6 +1,7 @@
 """leads_on: constructors that tell what to write in place of a keyword that they do not have."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from inspect import Parameter, signature
 from typing import Any, ParamSpec
@@ -47,7 +48,9 @@ def leads_on(
             missing = [name for name in names if name in needed and name not in given]
             if unknown or missing:
                 if names[0] in given:
-                    look(args[1] if len(args) > 1 else keywords[names[0]])
+                    # What a group may have is known once the rest is right.
+                    with suppress(KeyError):
+                        look(args[1] if len(args) > 1 else keywords[names[0]])
                 if unknown:
                     raise TypeError(f"{unknown[0]!r} is no option of {package}.{kind}; {way(unknown[0])}")
                 raise TypeError(f"{' and '.join(missing)} must be given to {package}.{kind}")

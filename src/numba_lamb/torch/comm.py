@@ -14,6 +14,11 @@ from numba_lamb.comm.interface import Array, CommError, Wait
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
+def is_group(group: object) -> bool:
+    """Return whether something is a process group."""
+    return dist.is_available() and isinstance(group, dist.ProcessGroup)
+
+
 class TorchComm:
     """The collectives of a process group, on tensors in the CPU's memory.
 

@@ -13,8 +13,9 @@ from numba_lamb.comm import Disagreement, Sharding, is_comm
 from numba_lamb.engine.choose import sharded
 from numba_lamb.engine.cpu.sharded import ShardedBackend
 from numba_lamb.engine.interface import Backend
+from numba_lamb.foreign import kind_of
 from numba_lamb.layout import LANES
-from numba_lamb.torch.comm import TorchComm
+from numba_lamb.torch.comm import TorchComm, is_group
 from numba_lamb.torch.hooks import uncompiled
 from numba_lamb.torch.lamb import Lamb
 from numba_lamb.torch.lans import Lans
@@ -45,6 +46,10 @@ class Sharded(LayerwiseOptimizer):
                 "gradients; torch.distributed.fsdp.sharded_grad_scaler.ShardedGradScaler follows all of them"
             )
         given = Sharding(None, bucket_mb, timeout)
+        if not (process_group is None or is_comm(process_group) or is_group(process_group)):
+            raise TypeError(
+                f"process_group must be one of torch.distributed or None, got a {kind_of(process_group)}"
+            )
         if is_comm(process_group):
             given = replace(given, comm=process_group)
         elif process_group is not None or (dist.is_available() and dist.is_initialized()):
