@@ -32,7 +32,7 @@ from numba_lamb.torch.named import device_of, names_in
 from numba_lamb.torch.rates import GroupRates
 from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
-from numba_lamb.torch.stored import beyond_float16
+from numba_lamb.torch.stored import with_beyond_float16
 from numba_lamb.torch.tensors import NUMPY_DTYPES, check_gradient, check_group, check_parameter, check_params
 
 ParamsT = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
@@ -305,9 +305,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """
         if self._model is None or self._backend is None:
             return {}
-        # To read any statistic waits for a GPU.
-        beyond = beyond_float16(self._model.members, self.state)
-        return {**self._backend.stats(), **beyond} if beyond else self._backend.stats()
+        return with_beyond_float16(self._backend.stats(), self._model.members, self.state)
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

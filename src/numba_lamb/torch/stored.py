@@ -80,14 +80,20 @@ def rest_of(tensor: torch.Tensor, master: torch.Tensor) -> dict[str, torch.Tenso
     return {"remainder": rest.to(torch.int16).view_as(tensor)}
 
 
-def beyond_float16(members: Sequence[Any], state: Mapping[Any, Any]) -> dict[str, float]:
-    """Return how many elements of each float32 master that is here its float16 parameter cannot hold."""
+def with_beyond_float16(
+    stats: Mapping[str, float], members: Sequence[Any], state: Mapping[Any, Any]
+) -> Mapping[str, float]:
+    """Return statistics with how many elements of each float32 master here its float16 parameter cannot hold.
+
+    Without such masters they are left as they are: to read any waits for a GPU.
+    """
     masters = {member.name: state.get(member.tensor, {}).get("master") for member in members}
-    return {
+    found = {
         f"beyond_float16/{name}": float((local_of(master).abs() >= FLOAT16_END).sum())
         for name, master in masters.items()
         if master is not None
     }
+    return {**stats, **found} if found else stats
 
 
 def in_memory_order(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
