@@ -99,16 +99,15 @@ class TorchRun:
             "lars": lambda params: Lars(params, lr=0.1, weight_decay=0.1, nesterov=True),
         }
         self.params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start(kind).items()}
-        self.params["a"].data = torch.zeros(40, 60, dtype=self.params["a"].dtype)[:, ::2].copy_(
-            self.params["a"].data
-        )
+        first = self.params["a"]
+        first.data = torch.zeros(40, 60, dtype=first.dtype)[:, ::2].copy_(first.data)
         self.gradients = [{name: torch.tensor(g) for name, g in given.items()} for given in GRADIENTS]
         self.opt = make[kind]((in_fewer_bits if kind == "fewer bits" else groups)(self.params))
         self.offset = 0
 
     def step(self, number: int) -> None:
         for name, gradient in self.gradients[(number + self.offset) % 3].items():
-            self.params[name].grad = gradient
+            self.params[name].grad = gradient.to(self.params[name].dtype)
         self.opt.step()
 
     @property
