@@ -45,7 +45,7 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
     from numba_lamb.memory.array_reader import NO_SPANS
     from numba_lamb.memory.arrays import Storage
     from numba_lamb.memory.tensor_reader import TensorReader
-    from numba_lamb.torch import model, optimizer, tensors
+    from numba_lamb.torch import backends, model, runs, tensors
 
     mapped = Mapped(gpu)
 
@@ -58,7 +58,8 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
         index = 0 if tensor.numel() else None
         return Storage(mapped.address_of(tensor), tuple(tensor.shape), dtype, index, "torch", on_gpu=True)
 
-    monkeypatch.setattr(tensors, "address_of", mapped.address_of)
+    for module in (tensors, runs):
+        monkeypatch.setattr(module, "address_of", mapped.address_of)
     read = TensorReader.read
 
     def read_mapped(reader: Any, given: Any, spans: Any = NO_SPANS) -> Any:
@@ -79,7 +80,7 @@ def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
     def backend_on(index: Any, library: str) -> Any:
         return choose.backend_on(0 if mapped.is_active else None, library)
 
-    monkeypatch.setattr(optimizer, "backend_on", backend_on)
+    monkeypatch.setattr(backends, "backend_on", backend_on)
     monkeypatch.setattr(device, "current_stream", lambda library, index: device.LEGACY_STREAM)
     return mapped
 

@@ -14,7 +14,7 @@ from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.methods.options import Row
-from numba_lamb.numerics import rules
+from numba_lamb.numerics import rules, storage
 from numba_lamb.sharding import Division
 
 
@@ -103,6 +103,18 @@ class Bucket(ABC):
         self.format_table[:, columns.GRADIENT] = columns.NATIVE
         for row, dtype in given.items():
             self.format_table[row, columns.GRADIENT] = gradient_format(dtype, self.dtype)
+
+    def counted_beyond_float16(
+        self, state: Mapping[str, NDArray[Any]], updated: NDArray[np.int64]
+    ) -> dict[str, float]:
+        """Return how many elements of each float32 master in flat `state` its float16 parameter cannot hold."""
+        return {
+            f"beyond_float16/{layer.name}": float(
+                np.count_nonzero(np.abs(self.state.part(state, "master", row)) >= storage.FLOAT16_END)
+            )
+            for row, layer in enumerate(self.layers)
+            if "master" in self.state.names(row) and updated[row] != columns.NOT_UPDATED
+        }
 
     def moments(self, number: int) -> NDArray[np.int64]:
         """Return where each layer's moment is, the first or the second."""

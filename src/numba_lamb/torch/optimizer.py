@@ -305,7 +305,9 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         """
         if self._model is None or self._backend is None:
             return {}
-        return {**self._backend.stats(), **beyond_float16(self._model.members, self.state)}
+        # To read any statistic waits for a GPU.
+        beyond = beyond_float16(self._model.members, self.state)
+        return {**self._backend.stats(), **beyond} if beyond else self._backend.stats()
 
     # -- checkpoints ---------------------------------------------------------------------------------------
 

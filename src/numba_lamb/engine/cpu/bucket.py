@@ -19,7 +19,7 @@ from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.arrays import address_of, aligned_zeros
 from numba_lamb.methods.checks import check_step_count
 from numba_lamb.methods.passes import Pass
-from numba_lamb.numerics import rules, storage
+from numba_lamb.numerics import rules
 from numba_lamb.sharding import Division
 
 
@@ -106,14 +106,8 @@ class CpuBucket(Bucket):
         return self.saved()
 
     def beyond_float16(self) -> dict[str, float]:
-        """Return how many elements of each float32 master that is here its float16 parameter cannot hold."""
-        return {
-            f"beyond_float16/{layer.name}": float(
-                np.count_nonzero(np.abs(self.state.part(self._state, "master", row)) >= storage.FLOAT16_END)
-            )
-            for row, layer in enumerate(self.layers)
-            if "master" in self.state.names(row) and self.updated[row] != columns.NOT_UPDATED
-        }
+        """Return how many elements of each float32 master its float16 parameter cannot hold."""
+        return self.counted_beyond_float16(self._state, self.updated)
 
     def restore(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `saved` returned, of this bucket or of one with the first of its layers."""

@@ -339,9 +339,11 @@ class CudaBackend(Backend):
         return int(control[fields.REFUSED]), _reasons(int(control[fields.REASONS]))
 
     def stats(self) -> Mapping[str, float]:
-        """Return statistics by name; they are waited for when the first is read."""
+        """Return statistics by name; they are waited for when the first is read, and here where masters are."""
         snapshots, _ = self._copies("stats()", counts=False)
-        return LazyStats(self._plan, self._buckets, snapshots)
+        found = LazyStats(self._plan, self._buckets, snapshots)
+        beyond = {key: value for bucket in self._buckets for key, value in bucket.beyond_float16().items()}
+        return {**found, **beyond} if beyond else found
 
     def record(self) -> CudaRecord:
         """Return copies of what the last step left, which are queued behind it and waited for when read."""

@@ -245,6 +245,15 @@ class CudaBucket(Bucket):
             self.device.read(self._work_memory.address + self._work.offsets[name], values)
         return values
 
+    def beyond_float16(self) -> dict[str, float]:
+        """Return how many elements of each float32 master its float16 parameter cannot hold; this waits."""
+        if "master" not in self._state_memory:
+            return {}
+        master = np.empty(self.state.nbytes["master"], dtype=np.uint8)
+        with self.device.current():
+            self.device.read(self._state_memory["master"].address, master)
+        return self.counted_beyond_float16({"master": master}, self.read("updated"))
+
     def looked_at(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Return how many values of each chunk are not finite, and each layer's squares; 0 where nobody asks."""
         nonfinite, squares = (np.zeros_like(self._work.tables[name]) for name in ("nonfinite", "squares"))
