@@ -35,6 +35,18 @@ def groups(params: Any) -> Any:
     ]
 
 
+def in_fewer_bits(params: Any) -> Any:
+    """Have the centralized layer's moments in 8 bits, rounded at random."""
+    first, second = groups(params)
+    return [{**first, "moments": "int8"}, second]
+
+
+def start(kind: str) -> dict[str, np.ndarray]:
+    """Return the parameters, those of float32 in float16 where there are masters."""
+    halves = kind == "fewer bits"
+    return {n: v.astype("f2") if halves and v.dtype == "f4" else v for n, v in values(0).items()}
+
+
 def rates(step: int) -> float:
     return 0.1 / (step + 1)
 
@@ -44,6 +56,7 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "lans": lambda params, **options: nl.Lans(groups(params), rates, **options),
     "lamb clipped": lambda params, **options: nl.Lamb(groups(params), rates, max_grad_norm=1.0, **options),
     "momentum": lambda params, **options: nl.Momentum(groups(params), rates, 0.9, **options),
+    "fewer bits": lambda params, **options: nl.Lamb(in_fewer_bits(params), rates, **options),
     "lars": lambda params, **options: nl.Lars(
         nl.Momentum(groups(params), rates, 0.9, use_nesterov=True, **options), lars_filter=lambda layer: True
     ),
@@ -55,7 +68,7 @@ class NumpyRun:
     """An optimizer on NumPy arrays, and what can be seen of it."""
 
     def __init__(self, kind: str) -> None:
-        self.params = values(0)
+        self.params = start(kind)
         self.opt = NUMPY[kind](self.params)
         self.offset = 0
 
@@ -82,17 +95,19 @@ class TorchRun:
             "lamb": lambda params: Lamb(params, lr=0.1, weight_decay=0.1),
             "lamb clipped": lambda params: Lamb(params, lr=0.1, max_grad_norm=1.0, nonfinite="raise"),
             "momentum": lambda params: Momentum(params, lr=0.1),
+            "fewer bits": lambda params: Lamb(params, lr=0.1, weight_decay=0.1),
             "lars": lambda params: Lars(params, lr=0.1, weight_decay=0.1, nesterov=True),
         }
-        self.params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in values(0).items()}
-        self.params["a"].data = torch.zeros(40, 60)[:, ::2].copy_(self.params["a"].data)
+        self.params = {name: torch.nn.Parameter(torch.tensor(value)) for name, value in start(kind).items()}
+        first = self.params["a"]
+        first.data = torch.zeros(40, 60, dtype=first.dtype)[:, ::2].copy_(first.data)
         self.gradients = [{name: torch.tensor(g) for name, g in given.items()} for given in GRADIENTS]
-        self.opt = make[kind](groups(self.params))
+        self.opt = make[kind]((in_fewer_bits if kind == "fewer bits" else groups)(self.params))
         self.offset = 0
 
     def step(self, number: int) -> None:
         for name, gradient in self.gradients[(number + self.offset) % 3].items():
-            self.params[name].grad = gradient
+            self.params[name].grad = gradient.to(self.params[name].dtype)
         self.opt.step()
 
     @property
