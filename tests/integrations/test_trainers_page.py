@@ -14,7 +14,7 @@ import torch
 
 REPORT = """
 import pathlib
-pathlib.Path(f"loss{rank}").write_text(str(cross_entropy(model.module(inputs), labels).item()))
+pathlib.Path(f"loss{rank}").write_text(str(cross_entropy(getattr(model, "module", model)(inputs), labels).item()))
 """
 
 PAGE = Path(__file__).parents[2] / "docs" / "trainers.md"
@@ -25,7 +25,12 @@ SECTIONS = {
     )
 }
 FIRST = "A loop of your own"
-SCRIPTS = {"DistributedDataParallel", "ZeroRedundancyOptimizer"}
+SCRIPTS = {
+    "DistributedDataParallel",
+    "ZeroRedundancyOptimizer",
+    "ShardedLamb",
+    "FSDP2 and tensor parallelism",
+}
 NEEDS = {
     "Hugging Face Trainer": "transformers",
     "Accelerate": "accelerate",
