@@ -44,24 +44,23 @@ def check_against_reference(
     opt = nl.Lans(params, 0.01, **options, weight_decay=number(decay))
     expected = [(p.astype("f8"), np.zeros(p.shape), np.zeros(p.shape)) for p in params]
     worst = [1.0] * len(params)
+    terms_of_m = [np.zeros(p.shape) for p in params]
     for t in range(1, steps + 1):
         gradients = random_arrays(shapes, dtype, seed + t, scale)
         opt.step(gradients)
         found = opt.stats()
         for k, gradient in enumerate(gradients):
-            made = reference.lans(
-                expected[k][0],
-                gradient,
-                *expected[k][1:],
-                t,
-                learning_rate=0.01,
-                weight_decay=number(decay),
-                **options,
-            )
-            expected[k] = made[:3]
-            # Decay may cancel the rest of a direction: what is rounded is as large as both.
-            cancelled = 1 + 2 * decay * max(made.trust_ratio, made.gradient_trust_ratio)
-            worst[k] = max(worst[k], cancelled)
+            w, m, v = expected[k]
+            step = {"t": t, "learning_rate": 0.01, "weight_decay": number(decay), **options}
+            made = reference.lans(w, gradient, m, v, **step)
+            terms = reference.lans(np.abs(w), np.abs(gradient), terms_of_m[k], v, **step)
+            expected[k], terms_of_m[k] = made[:3], terms.m
+            # A direction may cancel, within its moment or with the decay: what is rounded is as large as the terms.
+            for whole, rest in (
+                (terms.update_norm, made.update_norm),
+                (terms.gradient_update_norm, made.gradient_update_norm),
+            ):
+                worst[k] = max(worst[k], whole / rest if rest else 1.0)
             for name, value in made._asdict().items():
                 if name not in ("w", "m", "v"):
                     assert found[f"{name}/param_{k}"] == pytest.approx(
