@@ -55,7 +55,7 @@ def check_against_reference(
             made = reference.lans(w, gradient, m, v, **step)
             terms = reference.lans(np.abs(w), np.abs(gradient), terms_of_m[k], v, **step)
             expected[k], terms_of_m[k] = made[:3], terms.m
-            # A direction may cancel, within its moment or with the decay: what is rounded is as large as the terms.
+            # A direction may cancel, in its moment or with the decay: what is rounded is as large as the terms.
             for whole, rest in (
                 (terms.update_norm, made.update_norm),
                 (terms.gradient_update_norm, made.gradient_update_norm),
