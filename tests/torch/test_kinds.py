@@ -140,6 +140,24 @@ def test_pieces_whose_state_cannot_be_had_are_refused(make: Any) -> None:
 
 
 @ours
+def test_pieces_go_on_after_their_state_was_replaced(make: Any) -> None:
+    try:
+        p, plain = P(sharded(torch.ones(4))), P(torch.ones(4))
+        opt, other = make([p]), make([plain])
+        for _ in range(2):
+            p.grad, plain.grad = torch.ones_like(p), torch.ones(4)
+            opt.step()
+            other.step()
+            for state in (opt.state[p], other.state[plain]):
+                name = next(key for key in state if key != "step")
+                state[name] = state[name] * 2
+        assert torch.equal(p.to_local(), plain)
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+@ours
 def test_parameters_on_several_devices_are_refused(make: Any) -> None:
     class Elsewhere(Tagged):
         device = torch.device("cuda", 0)

@@ -42,8 +42,6 @@ def like(local: Tensor, parameter: Any) -> Any:
     if not is_dtensor(parameter):
         return local
     kind: Any = type(parameter)
-    if local.shape != parameter._local_tensor.shape:
-        return local
     return kind.from_local(
         local,
         parameter.device_mesh,

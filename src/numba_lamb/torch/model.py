@@ -313,7 +313,7 @@ class Model:
                 found[k] = self._address(k, gradients[k], copies)
             placed = self.runs.placed(found, dtypes) if self.has_pieces else found
             for bucket, numbers, rows_of in zip(self.buckets, self._numbers, self.rows, strict=True):
-                bucket.gradients[rows_of] = (placed if self.has_pieces else found)[numbers]
+                bucket.gradients[rows_of] = placed[numbers]
             # The reader's own is overwritten by the next look.
             self._found = found.copy()
             self._gradients.keep(found)

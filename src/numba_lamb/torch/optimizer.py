@@ -170,14 +170,13 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                 groups[0]["params"] if len(groups) == 1 else [t for group in groups for t in group["params"]]
             )
             sizes = [len(group["params"]) for group in groups]
-            gradients = self._gradients_of(tensors)
             model = self._model
+            gradients = self._gradients_of(tensors, model)
             if model is None or not model.fits(tensors, sizes, gradients, self.state):
-                model = self._make_model(tensors, sizes, gradients)
+                model = self._make_model(tensors, sizes, [tensor.grad for tensor in tensors])
                 if model is None:
                     return None
-                if model.has_pieces:
-                    gradients = self._gradients_of(tensors)
+                gradients = self._gradients_of(tensors, model)
             backend = self._backend
             assert backend is not None
             if self._follows or not self._follow_options(model, backend):
@@ -185,9 +184,10 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             # Filters were called: the user's code, after which all must be looked at again.
         raise never_still()
 
-    def _gradients_of(self, tensors: Sequence[Any]) -> list[Any]:
+    @staticmethod
+    def _gradients_of(tensors: Sequence[Any], model: Model | None) -> list[Any]:
         """Return the gradients; of those that lie in pieces what there is here."""
-        if self._model is None or not self._model.has_pieces:
+        if model is None or not model.has_pieces:
             return [tensor.grad for tensor in tensors]
         return [local_of(alike(tensor.grad, tensor)) for tensor in tensors]
 
@@ -206,7 +206,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
                     check_parameter(name, tensor)
                     check_layer(name, tensor, self.param_groups[index], self._method)
                     if gradient is not None:
-                        check_gradient(name, tensor, gradient)
+                        check_gradient(name, tensor, alike(gradient, tensor))
                     members.append(Member(name, index, place, tensor))
                 elif tensor.dtype in NUMPY_DTYPES:
                     inactive.append(Member(f"{name} (inactive {place})", index, place, tensor))
