@@ -9,6 +9,7 @@ import pytest
 
 import numba_lamb as nl
 from numba_lamb.comm import CommError
+from numba_lamb.engine.cpu import parts
 from numba_lamb.layout import CHUNK
 from tests.sharding.ranks import on_ranks
 
@@ -267,6 +268,17 @@ def test_arguments_are_checked(arguments: Any, said: str) -> None:
 def test_what_is_no_communicator_is_refused() -> None:
     with pytest.raises(TypeError, match="comm must be a communicator of mpi4py, a Sharding or None, got a"):
         nl.Lamb({"w": np.ones(3)}, 0.1, comm=4)
+
+
+def test_a_containers_quota_is_shared_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Two:
+        rank, size, sharing = 0, 1, 2
+        all_gather = all_to_all = None
+
+    monkeypatch.setattr(parts, "usable_cpus", lambda: 64)
+    monkeypatch.setattr(parts, "cpu_quota", lambda: 4)
+    monkeypatch.setattr(parts.launch, "thread_count", lambda threads: 4)
+    assert nl.Lamb({"w": np.ones(3)}, 0.1, comm=Two())._backend._num_threads == 2
 
 
 def test_threads_follow_the_ranks_on_the_same_cpus() -> None:

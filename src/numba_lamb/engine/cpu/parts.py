@@ -15,7 +15,7 @@ from numba_lamb.engine.precision import Precision
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu import launch
-from numba_lamb.kernels.cpu.threads import usable_cpus
+from numba_lamb.kernels.cpu.threads import cpu_quota, usable_cpus
 from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held
 from numba_lamb.methods.passes import Pass
@@ -47,7 +47,9 @@ class PartBackend(CpuBackend):
 
     def __init__(self, num_threads: int | None, comm: Comm) -> None:
         if num_threads is None:
-            num_threads = max(1, min(launch.thread_count(None), usable_cpus() // comm.sharing))
+            # A container's quota is for all of its ranks.
+            cpus = min(usable_cpus(), cpu_quota() or usable_cpus())
+            num_threads = max(1, min(launch.thread_count(None), cpus // comm.sharing))
         super().__init__(num_threads)
         self.comm = comm
         self._agreement = Agreement(comm)

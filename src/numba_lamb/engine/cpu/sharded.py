@@ -15,11 +15,10 @@ from numba_lamb.engine.cpu.parts import PartBackend
 from numba_lamb.engine.cpu.traffic import Traffic
 from numba_lamb.engine.flat_state import FlatState
 from numba_lamb.engine.interface import Plan
-from numba_lamb.engine.precision import gradient_format
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu import launch
 from numba_lamb.kernels.cpu.program import Program
-from numba_lamb.layout import FlatLayout, Layer, arithmetic_of
+from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held
 from numba_lamb.methods.passes import Pass
 from numba_lamb.sharding import Division, cut
@@ -63,6 +62,7 @@ class ShardedBackend(PartBackend):
         self._capacity = int(bucket_mb * 2**20)
         self._centralized = centralized
         self._traffic: list[Traffic] = []
+        self._taken: list[tuple[Traffic, NDArray[np.intp], NDArray[np.intp]]] = []
         self._stages: list[tuple[list[_Stage], Sequence[int]]] = []
         self._under_way = False
 
@@ -82,8 +82,8 @@ class ShardedBackend(PartBackend):
         self.check_whole()
         assert isinstance(bucket, CpuBucket)
         found = self.whole_blank(bucket)
+        parts = [self._state_of(bucket, rank) for rank in range(self.comm.size)]
         for name in bucket.state.nbytes:
-            parts = [self._state_of(bucket, rank) for rank in range(self.comm.size)]
             room = max(part.nbytes[name] for part in parts)
             sent = np.zeros(room, dtype=np.uint8)
             own = bucket.saved()[name]
@@ -130,6 +130,12 @@ class ShardedBackend(PartBackend):
             for bucket in plan.buckets
             if isinstance(bucket, CpuBucket) and bucket.division is not None
         ]
+        # Whose gradients each takes: layers by number, and their rows.
+        self._taken = []
+        for traffic in self._traffic:
+            own = [(k, row) for k, (bucket, row) in enumerate(plan.placement) if bucket is traffic.bucket]
+            numbers, rows = np.array(own, dtype=np.intp).reshape(-1, 2).T
+            self._taken.append((traffic, numbers, rows))
         super().place(plan)
 
     def columns_changed(self) -> None:
@@ -139,26 +145,22 @@ class ShardedBackend(PartBackend):
 
     # -- the step ------------------------------------------------------------------------------------------
 
+    def _write_formats(self, dtypes: Mapping[int, np.dtype[Any]]) -> None:
+        """Tell what packs gradients how they are stored; averages are as they are computed with."""
+        super()._write_formats(dtypes)
+        for traffic in self._traffic:
+            traffic.formats[:, columns.GRADIENT] = traffic.bucket.format_table[:, columns.GRADIENT]
+            traffic.bucket.write_gradient_formats({})
+
     def _facts(self, given: NDArray[np.bool_]) -> dict[str, bytes]:
         """Return what must be the same on all ranks; a gradient that others have is averaged as zeros."""
         return super()._facts(np.zeros(0, dtype=np.bool_))
 
     def _enter(self, held: Held, given: NDArray[np.bool_]) -> None:
         """Begin to average the gradients, of which all ranks together have those that are `given`."""
-        plan, of_bucket = self._plan, {id(traffic.bucket): traffic for traffic in self._traffic}
-        for k, (bucket, row) in enumerate(plan.placement):
-            traffic = of_bucket[id(bucket)]
-            traffic.given[row, columns.GRADIENT] = held.found[k]
-            dtype = held.dtypes.get(k)
-            traffic.formats[row, columns.GRADIENT] = (
-                columns.NATIVE
-                if dtype is None
-                else gradient_format(dtype, arithmetic_of(plan.layout.layers[k].dtype))
-            )
-            bucket.gradients[row] = traffic.places[row] if given[k] else 0
-        for bucket in self._buckets:
-            # Averages are as they are computed with.
-            bucket.write_gradient_formats({})
+        for traffic, numbers, rows in self._taken:
+            traffic.given[rows, columns.GRADIENT] = held.found[numbers]
+            traffic.bucket.gradients[rows] = np.where(given[numbers], traffic.places[rows], 0)
         self._under_way = True
         for traffic in self._traffic:
             traffic.begin()

@@ -6,6 +6,8 @@ import re
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from numba_lamb.comm.cpus import own_cpus
+
 _COUNTS = re.compile(r"\s*([0-9]{1,9})\s*(,\s*[0-9]{1,9}\s*)*")
 _GROUPS = Path("/sys/fs/cgroup")
 _OWN_GROUP = Path("/proc/self/cgroup")
@@ -19,9 +21,7 @@ def default_threads() -> int:
 
 def usable_cpus() -> int:
     """Return how many CPUs this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(own_cpus())
 
 
 @cache
