@@ -182,6 +182,8 @@ class Sharded(LayerwiseOptimizer):
         CommError
             If the ranks' parts are not those of one optimizer.
         """
+        # What another rank still sends would be taken for its part.
+        self._backend.check_whole()
         comm = self._backend.comm
         entries = state_dict.get("state", {})
         count = sum(len(group["params"]) for group in self.param_groups)

@@ -122,7 +122,7 @@ class PartBackend(CpuBackend):
 
     def forget(self) -> None:
         """Forget how ranks have layers: state is about to be replaced."""
-        self._cuts, self._broken = {}, ""
+        self._cuts = {}
 
     # -- the step ------------------------------------------------------------------------------------------
 

@@ -79,7 +79,6 @@ class ShardedBackend(PartBackend):
 
     def whole_state(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
         """Return what a step left behind of all layers, of which every rank tells its part."""
-        self.check_whole()
         assert isinstance(bucket, CpuBucket)
         found = self.whole_blank(bucket)
         parts = [self._state_of(bucket, rank) for rank in range(self.comm.size)]
@@ -99,6 +98,7 @@ class ShardedBackend(PartBackend):
 
     def whole_blank(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
         """Return arrays of the form of `whole_state`, to be filled and taken."""
+        self.check_whole()
         full = {name: np.zeros(nbytes, dtype=np.uint8) for name, nbytes in bucket.full.nbytes.items()}
         return {**bucket.saved(), **full}
 
@@ -115,7 +115,6 @@ class ShardedBackend(PartBackend):
                     given = bucket.full.run(values, name, row, _run(bucket, self.comm.rank, row))
                     bucket.state.part(own, name, row)[...] = given
         bucket.restore(own)
-        self._broken = ""
 
     @staticmethod
     def _state_of(bucket: CpuBucket, rank: int) -> FlatState:
