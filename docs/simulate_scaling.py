@@ -308,7 +308,7 @@ def real_steps(shapes: Sequence[Shape], ranks: int, bucket_mb: float, method: st
         opt.step(gradients)
         state = sum(sum(bucket.state.nbytes.values()) for bucket in opt._buckets)
         slots = [array for traffic in opt._backend._traffic for slot in traffic._slots for array in slot]
-        buffers = sum(array.nbytes for array in slots) + opt._backend._traffic[0].shard.nbytes
+        buffers = sum(array.nbytes for array in slots) + opt._backend._traffic[0]._shard.nbytes
         return Real(comm.messages - before[0], comm.bytes - before[1], state, buffers)
 
     return on_ranks(ranks, step)

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
 import simulate_scaling as simulated
 
-from numba_lamb.engine.cpu.traffic import _pieces
+from numba_lamb.engine.traffic import pieces_of
 from numba_lamb.layout import FlatLayout
 from numba_lamb.sharding import cut
 from tests.sharding.ranks import ThreadComm, _Meeting
@@ -49,7 +49,7 @@ def test_pieces_of_many_ranks_are_as_computed(ranks: int, bucket_mb: float) -> N
     layout = FlatLayout((str(number), shape, "f4") for number, shape in enumerate(shapes))
     division = cut(layout.table(np.dtype("f4")), ranks)
     widths = np.full(len(shapes), 4, dtype=np.int64)
-    pieces = _pieces(division, ThreadComm(0, _Meeting(ranks)), int(bucket_mb * 2**20), 4, widths)
+    pieces = pieces_of(division, ThreadComm(0, _Meeting(ranks)), int(bucket_mb * 2**20), 4, widths)
     found = simulated.count(shapes, ranks, bucket_mb)
     assert [piece.room for piece in pieces] == found.rooms.tolist()
     assert [len(own) for own in division.own] == found.chunks.tolist()

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,11 @@ LIMIT = 60.0
 
 
 class _Meeting:
-    """What all ranks of a group have told."""
+    """What all ranks of a group have told; with `turns` only one of them runs until it waits for the others."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, turns: bool = False) -> None:
         self.barrier, self.told = threading.Barrier(size, timeout=LIMIT), [np.zeros(0)] * size
+        self.turn = threading.Lock() if turns else None
 
     def all(self, rank: int, values: Any) -> list[Any]:
         self.told[rank] = values.copy()
@@ -25,10 +27,15 @@ class _Meeting:
         return told
 
     def _wait(self) -> None:
+        if self.turn:
+            self.turn.release()
         try:
             self.barrier.wait()
         except threading.BrokenBarrierError as error:
             raise CommError("a rank is gone") from error
+        finally:
+            if self.turn:
+                self.turn.acquire()
 
 
 class ThreadComm:
@@ -55,16 +62,20 @@ class ThreadComm:
         return lambda: out.__setitem__(slice(None), parts)
 
 
-def on_ranks(size: int, work: Callable[[ThreadComm], Any]) -> list[Any]:
-    """Return what `work` returned on each rank, or raise the first rank's error."""
-    meeting, found, errors = _Meeting(size), [None] * size, [None] * size
+def on_ranks(size: int, work: Callable[[ThreadComm], Any], turns: bool = False) -> list[Any]:
+    """Return what `work` returned on each rank, or raise the first rank's error.
+
+    With `turns` ranks run one at a time, so that they may share what is not made for several threads.
+    """
+    meeting, found, errors = _Meeting(size, turns), [None] * size, [None] * size
 
     def run(rank: int) -> None:
-        try:
-            found[rank] = work(ThreadComm(rank, meeting))
-        except BaseException as error:
-            errors[rank] = error
-            meeting.barrier.abort()
+        with meeting.turn or nullcontext():
+            try:
+                found[rank] = work(ThreadComm(rank, meeting))
+            except BaseException as error:
+                errors[rank] = error
+                meeting.barrier.abort()
 
     threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
     for thread in threads:

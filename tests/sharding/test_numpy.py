@@ -1,6 +1,7 @@
 """Ranks that share the state of NumPy's optimizers take the steps of one process, byte for byte."""
 
 import os
+import threading
 from typing import Any
 
 import ml_dtypes
@@ -11,7 +12,7 @@ import numba_lamb as nl
 from numba_lamb.comm import CommError
 from numba_lamb.engine.cpu import parts
 from numba_lamb.layout import CHUNK
-from tests.sharding.ranks import on_ranks
+from tests.sharding.ranks import LIMIT, on_ranks
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "embedding": (50, 300),
@@ -217,13 +218,17 @@ def test_ranks_with_other_models_all_raise() -> None:
 
 
 def test_a_rank_that_is_gone_leaves_the_others_with_an_error() -> None:
+    is_here = threading.Event()
+
     def work(comm: Any) -> str:
         params = {"w": np.ones(3)}
         opt = nl.Lamb(params, 0.1, comm=comm)
         state = opt.state_dict()
         if comm.rank == 1:
+            assert is_here.wait(LIMIT)
             comm._meeting.barrier.abort()
             return ""
+        is_here.set()
         with pytest.raises(CommError, match="a rank is gone"):
             opt.step([np.ones(3)])
         # What became of the step on the other ranks is not known.

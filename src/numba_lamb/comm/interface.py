@@ -1,6 +1,7 @@
 """Comm: the two collectives that a step needs."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -41,4 +42,30 @@ class Comm(Protocol):
         """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
 
     def all_to_all(self, out: Array, values: Array) -> Wait:
+        """Begin to write into `out` this rank's part of every rank's `values`, one rank after the other."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A run of bytes in a GPU's memory, whose owner keeps it alive."""
+
+    address: int
+    nbytes: int
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return {"shape": (self.nbytes,), "typestr": "|u1", "data": (self.address, False), "version": 3}
+
+
+class DeviceComm(Protocol):
+    """Collectives on a GPU's memory, in the order of a stream.
+
+    What was queued on the stream comes first, and what is queued on it after the collective was waited for comes
+    behind. A host that need not wait does not.
+    """
+
+    def all_gather(self, out: Span, values: Span, stream: int) -> Wait:
+        """Begin to write every rank's `values` into `out`, one rank after the other."""
+
+    def all_to_all(self, out: Span, values: Span, stream: int) -> Wait:
         """Begin to write into `out` this rank's part of every rank's `values`, one rank after the other."""

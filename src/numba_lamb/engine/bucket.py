@@ -33,8 +33,10 @@ class Bucket(ABC):
         How each of them is stored.
     state_names : sequence of str
         The moments, by number.
-    runs : sequence of (int, int) or None
-        First element and end of what there is of each layer of this bucket; None for all.
+    division : Division or None
+        How ranks have the layers; sums of all chunks are then to be written by others.
+    rank : int
+        Which rank this is.
     """
 
     def __init__(
@@ -44,7 +46,8 @@ class Bucket(ABC):
         parameters: Sequence[Parameter],
         precisions: Sequence[Precision],
         state_names: Sequence[str],
-        runs: Runs | None = None,
+        division: Division | None = None,
+        rank: int = 0,
     ) -> None:
         self.dtype = dtype
         """Of the arithmetic, and so of hyper-parameters, step lengths and row means."""
@@ -54,17 +57,21 @@ class Bucket(ABC):
         self.precisions = [precisions[k] for k in self.indices]
         """How each layer is stored."""
         self.layers = [layout.layers[k] for k in self.indices]
-        self.division: Division | None = None
+        self.division = division
         """How ranks have the layers, None where there is one."""
-        self.runs = runs
+        self.runs: Runs | None = None if division is None else division.runs(rank)
         """First element and end of what there is of each layer; None for all."""
-        self.state = FlatState(self.layers, self.precisions, state_names, runs)
+        self.state = FlatState(self.layers, self.precisions, state_names, self.runs)
         """Where each layer's part of flat state is."""
-        self.full = self.state if runs is None else FlatState(self.layers, self.precisions, state_names)
+        self.full = self.state if division is None else FlatState(self.layers, self.precisions, state_names)
         """Where it would be if all of each layer were there."""
         self.table = layout.table(dtype)
-        # All chunks of the layers: others than the table's where ranks have pieces of layers.
+        # All chunks of the layers; those that kernels work through, and where layers end for them.
         self.all_chunks, self.all_first_chunk = self.table.chunks, self.table.first_chunk
+        self.chunks, self.sizes = self.table.chunks, self.table.sizes
+        if division is not None:
+            self.all_chunks, self.all_first_chunk = division.chunks, division.first_chunk
+            self.chunks, self.sizes = division.chunks[division.own[rank]], division.stops[rank]
         self.group_of = np.array([layer.group for layer in self.layers], dtype=np.intp)
         self.addresses = np.zeros((len(self.indices), columns.ADDRESSES), dtype=np.int64)
         self.addresses[:, columns.WEIGHTS] = [parameters[k].storage.address for k in self.indices]

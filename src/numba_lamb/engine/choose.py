@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 
-from numba_lamb.comm import Sharding, sharding_of
+from numba_lamb.comm import Comm, sharding_of
 from numba_lamb.engine.cpu.backend import CpuBackend
+from numba_lamb.engine.cpu.parts import PartBackend
 from numba_lamb.engine.cpu.sharded import ShardedBackend
 from numba_lamb.engine.interface import Backend
+from numba_lamb.engine.ranks import Ranks
+from numba_lamb.engine.shards import Shards
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels.cpu import launch
 from numba_lamb.memory.arrays import check_one_place
@@ -26,24 +29,45 @@ def choose_backend(
         if capture_steps is not None:
             raise ValueError("capture_steps is for arrays on a GPU; these parameters are NumPy arrays")
         num_threads = launch.check_num_threads(num_threads)
-        return CpuBackend(num_threads) if sharding is None else sharded(num_threads, sharding, centralized)
-    if sharding is not None:
-        raise ValueError("comm must be None for arrays on a GPU: ranks share state in the CPU's memory alone")
+        if sharding is None:
+            return CpuBackend(num_threads)
+        return sharded_on(None, None, sharding.connect(), sharding.bucket_mb, centralized, num_threads)
     if num_threads is not None:
         raise ValueError("num_threads is for NumPy arrays; these parameters are on a GPU")
     libraries = {storage.library for storage in storages}
     library = next((name for name in ("torch", "cupy") if name in libraries), None)
     # Parameters without values are on no GPU in particular.
     index = next((storage.device for storage in storages if storage.device is not None), 0)
-    return backend_on(index, library, capture_steps)
+    if sharding is None:
+        return backend_on(index, library, capture_steps)
+    if capture_steps is not None:
+        raise ValueError(f"capture_steps must be None where ranks share state, got {capture_steps!r}")
+    return sharded_on(index, library, sharding.connect(), sharding.bucket_mb, centralized)
 
 
-def sharded(
-    num_threads: int | None, sharding: Sharding, centralized: Callable[[], Sequence[int]]
-) -> ShardedBackend:
+def sharded_on(
+    index: int | None,
+    library: str | None,
+    comm: Comm,
+    bucket_mb: float,
+    centralized: Callable[[], Sequence[int]],
+    num_threads: int | None = None,
+) -> Shards:
     """Return the backend for state that ranks share; `centralized` returns the groups whose layers stay whole."""
-    given = sharding.connect(), sharding.bucket_mb
-    return ShardedBackend(num_threads, *given, centralized)
+    if index is None:
+        return ShardedBackend(num_threads, comm, bucket_mb, centralized)
+    from numba_lamb.engine.cuda.sharded import CudaShardedBackend
+
+    return CudaShardedBackend(index, library, comm, bucket_mb, centralized)
+
+
+def parts_on(index: int | None, library: str | None, comm: Comm) -> Ranks:
+    """Return the backend for layers of which ranks have parts."""
+    if index is None:
+        return PartBackend(None, comm)
+    from numba_lamb.engine.cuda.parts import CudaPartBackend
+
+    return CudaPartBackend(index, library, comm)
 
 
 def backend_on(index: int | None, library: str | None = None, capture_steps: int | None = None) -> Backend:

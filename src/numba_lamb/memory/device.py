@@ -197,6 +197,10 @@ class Device:
         """Queue a copy from `address` into a page-locked array."""
         call("cuMemcpyDtoHAsync", values.ctypes.data, address, values.nbytes, stream)
 
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """Queue a copy within the device."""
+        call("cuMemcpyDtoDAsync", target, source, nbytes, stream)
+
     def park(self, name: str, address: int) -> None:
         """Have the driver's function `name` free memory later, at the next wait for the device.
 

@@ -4,23 +4,28 @@ from collections.abc import Sequence
 
 import torch
 
-from numba_lamb.engine.choose import backend_on
-from numba_lamb.engine.cpu.parts import PartBackend
+from numba_lamb.engine.choose import backend_on, parts_on
 from numba_lamb.engine.interface import Backend
+from numba_lamb.engine.ranks import Ranks
 from numba_lamb.torch.dtensors import comm_of, runs_of
 from numba_lamb.torch.members import Member
+
+
+def index_of(device: torch.device | None) -> int | None:
+    """Return the index of a GPU, None for the CPU's memory."""
+    return None if device is None or device.type == "cpu" else device.index
 
 
 def backend_of(device: torch.device | None, pieces: Sequence[Member]) -> Backend:
     """Return a backend for parameters on a device, of which these are DTensors."""
     if pieces:
-        return PartBackend(None, comm_of([member.tensor for member in pieces]))
-    return backend_on(None if device is None or device.type == "cpu" else device.index, "torch")
+        return parts_on(index_of(device), "torch", comm_of([member.tensor for member in pieces]))
+    return backend_on(index_of(device), "torch")
 
 
 def find_pieces(backend: Backend, pieces: Sequence[Member]) -> None:
     """Tell a backend which pieces of DTensors ranks have; every rank must call it."""
-    if pieces and isinstance(backend, PartBackend):
+    if pieces and isinstance(backend, Ranks):
         found = runs_of([member.tensor for member in pieces], backend.comm)
         for member, (starts, stops) in zip(pieces, found, strict=True):
             backend.cut_as(member.name, starts, stops)

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from numba_lamb.comm.cpus import own_cpus, sharing
-from numba_lamb.comm.interface import Array, CommError, Wait
+from numba_lamb.comm.interface import Array, CommError, DeviceComm, Span, Wait
 
 # Renamed in PyTorch 2.13, where the older name warns.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -25,23 +25,31 @@ class TorchComm:
     Parameters
     ----------
     group : ProcessGroup or None
-        None for that of all processes.
+        None for that of all processes. Where it has no backend for the CPU's memory, its processes make a gloo
+        group of their own, for the little that they agree on before a step.
     timeout : float
         Seconds that a collective may take.
     """
 
     def __init__(self, group: Any, timeout: float) -> None:
-        backend = dist.get_backend_config(group)
-        if "cpu" not in backend:
-            raise ValueError(
-                f"process_group must have a backend for the CPU's memory, got {backend!r}; "
-                'init_process_group("cpu:gloo,cuda:nccl") has both'
+        self._given, self._timeout = group, timedelta(seconds=timeout)
+        self._group = group
+        if "cpu" not in dist.get_backend_config(group):
+            self._group = dist.new_group(
+                dist.get_process_group_ranks(group or dist.GroupMember.WORLD),
+                backend="gloo",
+                use_local_synchronization=True,
             )
-        self._group, self._timeout = group, timedelta(seconds=timeout)
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         told: list[Any] = [None] * self.size
-        dist.all_gather_object(told, (socket.gethostname(), own_cpus()), group=group)
+        dist.all_gather_object(told, (socket.gethostname(), own_cpus()), group=self._group)
         self.sharing = sharing([cpus for host, cpus in told if host == socket.gethostname()])
+
+    def on_device(self, index: int) -> DeviceComm | None:
+        """Return NCCL's collectives on a GPU's memory, None where the group has no NCCL."""
+        if "cuda:nccl" not in dist.get_backend_config(self._given):
+            return None
+        return NcclComm(self._given, self.rank, index)
 
     def all_gather(self, out: Array, values: Array) -> Wait:
         """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
@@ -74,6 +82,59 @@ class TorchComm:
                 raise CommError(f"rank {self.rank}: a collective of torch.distributed failed")
 
         return wait
+
+
+class NcclComm:
+    """NCCL's collectives, in the order of a stream.
+
+    Parameters
+    ----------
+    group : ProcessGroup or None
+        As for `TorchComm`.
+    rank : int
+        This process, for errors.
+    index : int
+        The GPU.
+    """
+
+    def __init__(self, group: Any, rank: int, index: int) -> None:
+        self._group, self._rank, self._index = group, rank, index
+        self._known: dict[Span, torch.Tensor] = {}
+
+    def all_gather(self, out: Span, values: Span, stream: int) -> Wait:
+        """Begin to write every rank's `values` into `out`, one rank after the other."""
+        return self._begun(_all_gather, out, values, stream)
+
+    def all_to_all(self, out: Span, values: Span, stream: int) -> Wait:
+        """Begin to write into `out` this rank's part of every rank's `values`, one rank after the other."""
+        return self._begun(dist.all_to_all_single, out, values, stream)
+
+    def _begun(self, collective: Any, out: Span, values: Span, stream: int) -> Wait:
+        # Not every part of a rank has values.
+        if not out.nbytes:
+            return lambda: None
+        with self._on(stream):
+            try:
+                work = collective(self._tensor(out), self._tensor(values), group=self._group, async_op=True)
+            except RuntimeError as error:
+                raise CommError(f"rank {self._rank}: {error}") from error
+
+        def wait() -> None:
+            # The stream waits; the host goes on.
+            with self._on(stream):
+                work.wait()
+
+        return wait
+
+    def _on(self, stream: int) -> Any:
+        """Return what has PyTorch order collectives after the work of `stream`, and its work after them."""
+        return torch.cuda.stream(torch.cuda.ExternalStream(stream, device=self._index))  # type: ignore[no-untyped-call]
+
+    def _tensor(self, span: Span) -> torch.Tensor:
+        """Return a run of memory as a tensor."""
+        if span not in self._known:
+            self._known[span] = torch.as_tensor(span, device=f"cuda:{self._index}")
+        return self._known[span]
 
 
 _abandoned: list[Any] = []

@@ -61,7 +61,7 @@ class Runs:
         dense = self._dense[k].detach()
         if piece.shaped:
             return torch.empty_like(dense, dtype=dtype)
-        return torch.empty(-(-dense.numel() // LANES), dtype=dtype)
+        return torch.empty(-(-dense.numel() // LANES), dtype=dtype, device=dense.device)
 
     def _form(self, k: int) -> Tensor:
         run, dense = self.of(k), self._dense[k]

@@ -10,11 +10,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from numba_lamb.comm import Disagreement, Sharding, is_comm
-from numba_lamb.engine.choose import sharded
-from numba_lamb.engine.cpu.sharded import ShardedBackend
+from numba_lamb.engine.choose import sharded_on
 from numba_lamb.engine.interface import Backend
+from numba_lamb.engine.shards import Shards
 from numba_lamb.foreign import kind_of
 from numba_lamb.layout import LANES
+from numba_lamb.torch.backends import index_of
 from numba_lamb.torch.comm import TorchComm, is_group
 from numba_lamb.torch.hooks import uncompiled
 from numba_lamb.torch.lamb import Lamb
@@ -29,7 +30,9 @@ from numba_lamb.torch.part import Part
 class Sharded(LayerwiseOptimizer):
     """What optimizers do whose state is cut over ranks; a class of options comes behind it."""
 
-    _backend: ShardedBackend
+    _backend: Shards
+    _index: int | None = None
+    """The GPU that parameters are on; None for the CPU's memory."""
     _flat_parts: ClassVar[bool] = True
 
     def __init__(
@@ -54,7 +57,8 @@ class Sharded(LayerwiseOptimizer):
             given = replace(given, comm=process_group)
         elif process_group is not None or (dist.is_available() and dist.is_initialized()):
             given = replace(given, comm=TorchComm(process_group, timeout))
-        self._backend = sharded(None, given, self._centralized)
+        self._sharing = given.connect(), given.bucket_mb, self._centralized
+        self._backend = sharded_on(None, None, *self._sharing)
         super().__init__(params, **options)  # type: ignore[arg-type]
 
     def _centralized(self) -> list[int]:
@@ -72,8 +76,13 @@ class Sharded(LayerwiseOptimizer):
                 f"parameter {pieces[0].name!r} must be whole on every rank, got a DTensor; "
                 f"{type(self).__name__.removeprefix('Sharded')} takes those"
             )
-        if device is not None and device.type != "cpu":
-            raise ValueError(f"parameters must be in the CPU's memory for ranks to share state, got {device}")
+        index = index_of(device)
+        if index != self._index:
+            # State follows the parameters, as ranks have it.
+            older, self._skipped = self._backend, self.skipped_steps
+            self._backend = sharded_on(index, "torch", *self._sharing)
+            self._backend.follow(older)
+            self._index = index
         return self._backend
 
     def _takes_part(self, tensor: Tensor, gradient: Tensor | None) -> bool:
@@ -140,7 +149,7 @@ class Sharded(LayerwiseOptimizer):
         """Return each member's whole state."""
         comm = self._backend.comm
         own = [
-            self.state[member.tensor][name].reshape(-1).contiguous().view(torch.uint8).numpy()
+            self.state[member.tensor][name].reshape(-1).contiguous().view(torch.uint8).cpu().numpy()
             for k, member in enumerate(model.members)
             for name in model.pieces[k]
         ]

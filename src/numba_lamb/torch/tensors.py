@@ -71,8 +71,6 @@ def check_parameter(name: str, tensor: torch.Tensor) -> None:
     if is_dtensor(tensor):
         check_pieces(what, tensor)
         tensor = local_of(tensor)
-        if tensor.device.type != "cpu":
-            raise TypeError(f"{what} must be in the CPU's memory as a DTensor, got {tensor.device}")
     kind = type(tensor)
     if kind.__torch_dispatch__ is not _PLAIN:
         raise TypeError(f"{what} must be a plain tensor, not a {kind.__module__}.{kind.__name__}")

@@ -228,6 +228,11 @@ class FakeDriver(DriverState):
         self.queue(stream, copy)
         return OK
 
+    def cuMemcpyDtoDAsync(self, target: int, source: int, size: int, stream: int) -> Any:
+        self._need_context()
+        self.queue(stream, lambda: self._put(target, self._bytes(source, size).tobytes()))
+        return OK
+
     def _put(self, target: int, values: bytes) -> None:
         self._bytes(target, len(values))[:] = np.frombuffer(values, np.uint8)
 

@@ -1,6 +1,7 @@
 """What the double of the CUDA driver keeps: memory, streams, captures and counts, and what tests do with them."""
 
 import os
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -23,7 +24,7 @@ class DriverState:
         self.captures: dict[int, Capture] = {}
         self.mode = CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL
         self.events: dict[int, tuple[Queue | Capture, int]] = {}
-        self.contexts: list[int] = [0]
+        self._of_thread = threading.local()
         self.launches: list[str] = []
         self.waits = 0
         """Calls that the host had to wait in."""
@@ -41,6 +42,11 @@ class DriverState:
         self._next = 1000
 
     # -- what tests use ------------------------------------------------------------------------------------
+
+    @property
+    def contexts(self) -> list[int]:
+        """The calling thread's contexts, the current one last."""
+        return vars(self._of_thread).setdefault("contexts", [0])
 
     def stream(self) -> int:
         """Return a new stream that no other waits for by itself."""

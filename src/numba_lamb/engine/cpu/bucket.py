@@ -28,12 +28,8 @@ class CpuBucket(Bucket):
 
     Parameters
     ----------
-    layout, dtype, parameters, precisions, state_names
+    layout, dtype, parameters, precisions, state_names, division, rank
         As for `Bucket`.
-    division : Division or None
-        How ranks have the layers; sums of all chunks are then to be written by others.
-    rank : int
-        Which rank this is.
     """
 
     kernels: Mapping[str, Kernel] = passes.KERNELS
@@ -49,9 +45,7 @@ class CpuBucket(Bucket):
         division: Division | None = None,
         rank: int = 0,
     ) -> None:
-        runs = None if division is None else division.runs(rank)
-        super().__init__(layout, dtype, parameters, precisions, state_names, runs)
-        self.division = division
+        super().__init__(layout, dtype, parameters, precisions, state_names, division, rank)
         count = len(self.layers)
         self.rates = np.zeros(count)
         self.steps: NDArray[Any] = np.zeros(count, dtype=np.int64)
@@ -73,11 +67,6 @@ class CpuBucket(Bucket):
         }
         for name, buffer in self._state.items():
             self.state.point(self.addresses, name, address_of(buffer))
-        # The chunks that kernels work through, and where layers end for them.
-        self.chunks, self.sizes = self.table.chunks, self.table.sizes
-        if division is not None:
-            self.all_chunks, self.all_first_chunk = division.chunks, division.first_chunk
-            self.chunks, self.sizes = division.chunks[division.own[rank]], division.stops[rank]
         self.sums = np.zeros((len(self.chunks), columns.SUMS))
         self.nonfinite = np.zeros(len(self.chunks), dtype=np.int32)
         # What norms and complaints are made of.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from numba_lamb._calls import run_in_order
 from numba_lamb.engine.columns import write_gradient_formats
-from numba_lamb.engine.complaint import require
+from numba_lamb.engine.complaint import Looked, require
 from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.order import Order
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
@@ -34,7 +34,7 @@ from numba_lamb.memory.cuda_memory import zeros
 from numba_lamb.memory.device_reader import DeviceReader
 from numba_lamb.memory.gradients import Held, Reader
 
-_LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
+LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
 """The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
 _REASONS = {
     fields.ENDED: "a step was taken past capture_steps, for which no rates are tabulated",
@@ -42,6 +42,7 @@ _REASONS = {
         "a rate in device memory was negative, not finite, or more than the parameters' dtype can hold"
     ),
     fields.STALE: "a graph was replayed that was captured before a parameter group was added or Lars took over",
+    fields.ELSEWHERE: "another rank refused the step",
 }
 
 
@@ -122,6 +123,11 @@ class CudaBackend(Backend):
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
+        self._check_device(parameters)
+        with self._device.current():
+            return CudaBucket(layout, dtype, parameters, precisions, state_names, self._device)
+
+    def _check_device(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:
             if parameter.storage.device not in (None, self._device.index):
                 raise ValueError(
@@ -130,8 +136,6 @@ class CudaBackend(Backend):
                 )
         # Validate before anything is modified.
         self._rates.rehearse()
-        with self._device.current():
-            return CudaBucket(layout, dtype, parameters, precisions, state_names, self._device)
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values, after waiting for the device."""
@@ -185,6 +189,11 @@ class CudaBackend(Backend):
 
     def prepare(self, read: Callable[[], Held], stream: object = None) -> bool:
         """Refuse what can be refused, and note what is to be queued: always, because only the device can tell."""
+        self._look(read, stream)
+        return True
+
+    def _look(self, read: Callable[[], Held], stream: object) -> Held:
+        """Note what is to be queued; return the gradients."""
         usual = device.current_stream(self._library, self._device.index)
         target = usual if stream is None else device.stream_address(stream)
         with self._device.current():
@@ -199,12 +208,16 @@ class CudaBackend(Backend):
             # Schedules and what gives the gradients are the user's code; from here on none runs.
             held = read()
             if held.dtypes is not self._dtypes:
-                # Not known until all buckets have them.
-                self._dtypes = None
-                write_gradient_formats(self._buckets, self._plan.placement, held.dtypes)
-                self._dtypes = held.dtypes
+                self._write_formats(held.dtypes)
             self._next = _Next(held, target, usual, capturing, self._tell(capturing))
-        return True
+        return held
+
+    def _write_formats(self, dtypes: Mapping[int, np.dtype[Any]]) -> None:
+        """Tell kernels how gradients are stored, by layer."""
+        # Not known until all buckets have them.
+        self._dtypes = None
+        write_gradient_formats(self._buckets, self._plan.placement, dtypes)
+        self._dtypes = dtypes
 
     def commit(self, between: Sequence[Callable[[], Any]] = ()) -> None:
         """Queue the step that was prepared, and what is `between` behind it."""
@@ -266,7 +279,7 @@ class CudaBackend(Backend):
         calls = [bucket.on(stream, name) for bucket, name in kernels]
         looking = 0
         if self._plan.nonfinite == "raise":
-            looking = sum(name in _LOOKING for _, name in kernels)
+            looking = sum(name in LOOKING for _, name in kernels)
             self._is_looking = True
             device.launch(calls[:looking])
             self._verify(stream)
@@ -287,9 +300,13 @@ class CudaBackend(Backend):
         norm = self._lower_flags()
         if refusal:
             raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
-        looked = [(bucket, *bucket.looked_at()) for bucket in self._buckets]
+        looked = self._looked()
         watched = any(bucket.checks and bucket.clips for bucket in self._buckets)
         require(looked, norm if watched else None)
+
+    def _looked(self) -> list[Looked]:
+        """Return what was found in each bucket's gradients."""
+        return [(bucket, *bucket.looked_at()) for bucket in self._buckets]
 
     def _lower_flags(self) -> float:
         """Undo what the kernels that look at gradients left on the device; return the norm that they found."""

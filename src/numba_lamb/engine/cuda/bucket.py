@@ -20,6 +20,7 @@ from numba_lamb.memory.cuda_memory import Buffer, zeros
 from numba_lamb.memory.device import Device, Launch
 from numba_lamb.methods.table import UNITS
 from numba_lamb.numerics import storage
+from numba_lamb.sharding import Division
 
 
 class CudaBucket(Bucket):
@@ -37,10 +38,12 @@ class CudaBucket(Bucket):
         precisions: Sequence[Precision],
         state_names: Sequence[str],
         device: Device,
+        division: Division | None = None,
+        rank: int = 0,
     ) -> None:
-        super().__init__(layout, dtype, parameters, precisions, state_names)
+        super().__init__(layout, dtype, parameters, precisions, state_names, division, rank)
         self.device = device
-        count, chunks = len(self.layers), len(self.table.chunks)
+        count, chunks = len(self.layers), len(self.chunks)
         self.host = Block(
             {
                 "args": ((fields.FIELDS,), np.int64),
@@ -78,6 +81,7 @@ class CudaBucket(Bucket):
                 "sums": ((chunks, columns.SUMS), np.float64),
                 "nonfinite": ((chunks,), np.int32),
                 "keys": ((count, storage.USES), np.int64),
+                "all_sums": ((len(self.all_chunks) if division else 0, columns.SUMS), np.float64),
             }
         )
         self._work_memory = zeros(device, len(self._work.memory))
@@ -98,15 +102,16 @@ class CudaBucket(Bucket):
     def _place_tables(self) -> None:
         self._tables = block_of(
             {
-                "sizes": self.table.sizes,
-                "first_chunk": self.table.first_chunk,
-                "chunks": self.table.chunks,
+                "sizes": self.sizes,
+                "first_chunk": self.all_first_chunk,
+                "chunks": self.chunks,
                 "group_of": self.group_of.astype(np.int64),
             }
         )
         self._tables_memory = self._sent(self._tables)
         self.args[fields.LAYERS] = len(self.layers)
-        self.args[fields.CHUNK_COUNT] = len(self.table.chunks)
+        self.args[fields.CHUNK_COUNT] = len(self.chunks)
+        self.args[fields.ALL_COUNT] = len(self.all_chunks)
         host, work, tables = self.mirror.address, self._work_memory.address, self._tables_memory.address
         for field, name in (
             (fields.ADDRESSES, "addresses"),
@@ -124,6 +129,7 @@ class CudaBucket(Bucket):
             (fields.SCALES, "scales"),
             (fields.SQUARES, "squares"),
             (fields.SUMS, "sums"),
+            (fields.ALL_SUMS, "sums" if self.division is None else "all_sums"),
             (fields.NONFINITE, "nonfinite"),
             (fields.KEYS, "keys"),
         ):
@@ -194,7 +200,7 @@ class CudaBucket(Bucket):
         """Have a kernel of this bucket ready to run."""
         kernel = self._kernel(name)
         if kernel not in self._launches:
-            self._launches[kernel] = self._bind(name, kernel)
+            self._launches[kernel] = self._bind(name)
 
     def on(self, stream: int, name: str) -> Callable[[], Any]:
         """Return what queues one kernel of this bucket, which was loaded, on `stream`."""
@@ -205,13 +211,18 @@ class CudaBucket(Bucket):
         stored = None if self.formats is None else STORED_KERNELS.get(name)
         return stored or KERNELS[name]
 
-    def _bind(self, name: str, kernel: Callable[..., None]) -> Launch:
+    def bound(self, name: str, blocks: int, args: int, stored: bool = False) -> Launch:
+        """Return a kernel with arguments at `args`; `stored` if they are of arrays in other formats."""
+        kernel = STORED_KERNELS.get(name, KERNELS[name]) if stored else self._kernel(name)
         function = self.device.function(
             kernel.__name__,
             self.dtype,
             lambda: build.machine_code(kernel, self.dtype, self.device.capability),
         )
-        layers, chunks = len(self.layers), len(self.table.chunks)
+        return Launch(function, blocks, args, self.mirror.address + self.host.offsets["hyper"])
+
+    def _bind(self, name: str) -> Launch:
+        layers, chunks = len(self.layers), len(self.chunks)
         of_layers = -(-layers // fields.THREADS)
         blocks = {
             "open_step": of_layers + chunks * self._looks,
@@ -221,8 +232,7 @@ class CudaBucket(Bucket):
         }.get(name)
         if blocks is None:
             blocks = {"chunk": chunks, "layer": layers, "row": len(self.row_table)}[UNITS[name]]
-        host = self.mirror.address
-        return Launch(function, blocks, host + self.host.offsets["args"], host + self.host.offsets["hyper"])
+        return self.bound(name, blocks, self.mirror.address + self.host.offsets["args"])
 
     # -- what the kernels wrote ----------------------------------------------------------------------------
 

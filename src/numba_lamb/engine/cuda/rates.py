@@ -187,6 +187,17 @@ class CudaRates:
         else:
             self._tabulate(scheduled)
 
+    def said(self) -> list[tuple[int, float]]:
+        """Return where each rate comes from, and its value where that is known here for all ranks."""
+        kinds, numbers = self._sources[..., fields.SOURCE], self._numbers[..., fields.PAYLOAD]
+        known = np.where(kinds == fields.NUMBER, numbers, 0.0)
+        return list(zip(kinds.ravel().tolist(), known.ravel().tolist(), strict=True))
+
+    @property
+    def are_on_device(self) -> bool:
+        """Whether any rate is read on the device, which may refuse it."""
+        return bool((self._sources[..., fields.SOURCE] > fields.TABLE).any())
+
     def send(self, stream: int, capturing: bool) -> None:
         """Queue what was evaluated on `stream`."""
         if capturing:

@@ -100,13 +100,14 @@ def chunk_of(args: Any, chunk: Any, stopped: Any) -> Any:
         layer, start = longs(args, fields.CHUNKS)[2 * chunk], longs(args, fields.CHUNKS)[2 * chunk + 1]
         last = start
         if address_of(args, layer, columns.GRADIENT) != 0:
-            last = min(longs(args, fields.SIZES)[layer], start + CHUNK)
+            # A chunk of a piece of a layer may begin within one of the whole layer's, and ends with it.
+            last = min(longs(args, fields.SIZES)[layer], (start | (CHUNK - 1)) + 1)
     return layer, start, last
 
 
 @cuda_function
 def sums_of(args: Any, chunk: Any) -> Any:
-    """Return a chunk's sums, by column."""
+    """Return the sums of one of this rank's chunks, by column."""
     return pointer_to(args[fields.SUMS] + chunk * columns.SUMS * DOUBLE_BYTES, 0.0)
 
 
@@ -169,13 +170,13 @@ def key_of(args: Any, layer: Any, start: Any, use: Any) -> Any:
 
 
 @cuda_function
-def store(array: Any, i: Any, value: Any, key: Any, place: Any) -> None:
-    """Write one value, which is element `place` of its chunk."""
+def store(array: Any, i: Any, value: Any, key: Any) -> None:
+    """Write one value."""
     array[i] = value
 
 
 @cuda_function
-def store_rows(own: Any, array: Any, first: Any, last: Any, start: Any, key: Any, upper: Any) -> None:
+def store_rows(own: Any, array: Any, first: Any, last: Any, key: Any, upper: Any) -> None:
     """Write rows that all are known of, which here are written value by value."""
 
 
@@ -268,8 +269,8 @@ def add_column(column: Any, step: Any, first: Any, last: Any) -> Any:
 
 @cuda_function
 def column_of_sums(args: Any, column: Any) -> Any:
-    """Return where one column of the chunks' sums begins."""
-    return pointer_to(args[fields.SUMS] + column * DOUBLE_BYTES, 0.0)
+    """Return where one column of the sums of all chunks begins."""
+    return pointer_to(args[fields.ALL_SUMS] + column * DOUBLE_BYTES, 0.0)
 
 
 @cuda_function

@@ -62,8 +62,32 @@ from numba_lamb.layout import LANES
     FORMATS,
     RANDOM,
     KEYS,
-) = range(42)
-FIELDS = 42
+    # The sums of all chunks, and how many: those in SUMS unless ranks have other chunks.
+    ALL_SUMS,
+    ALL_COUNT,
+    # Of kernels for what ranks send each other (`numba_lamb.kernels.cuda.exchange`). How many ranks there are; the
+    # message, and how much of it each rank has; runs of layers, and how many; averaged gradients, and how many;
+    # each layer's bytes of an element; for each chunk whose it is, and which of theirs; columns of sums, and how
+    # many; chunks of buckets before this one.
+    RANKS,
+    MESSAGE,
+    ROOM,
+    RUNS,
+    RUN_COUNT,
+    AVERAGES,
+    AVERAGE_COUNT,
+    WIDTHS,
+    OWNERS,
+    WRITTEN,
+    WRITTEN_COUNT,
+    BEFORE,
+) = range(56)
+FIELDS = 56
+
+# What a message of sums begins with, 1 or 0 (float64): whether a rank has FOUND something, has a REFUSAL, or was
+# told by a loss scaler to leave the step out.
+HAS_FOUND, HAS_REFUSED, LEAVES_OUT = range(3)
+FLAGS = 3
 
 # A loss scale that follows the steps: steps taken since it changed, and by what and when it changes.
 SCALE_STEPS, SCALE_INTERVAL, SCALE_GROWTH, SCALE_BACKOFF, SCALE_LEAST, SCALE_MOST = range(6)
@@ -82,8 +106,8 @@ CONTROLS = 8
 
 # Refusals, each a byte of REFUSAL that is 1, so that threads which store different ones at once lose none: a table
 # of rates has no value for the step; a rate in device memory is negative or not finite; the args is of an older
-# generation.
-ENDED, BAD_RATE, STALE = range(3)
+# generation; another rank has one of these.
+ENDED, BAD_RATE, STALE, ELSEWHERE = range(4)
 
 # The sum of squares over buckets so far, and its norm; that of the last step that was applied, and
 # whether it was clipped at all.

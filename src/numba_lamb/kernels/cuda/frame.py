@@ -284,7 +284,7 @@ def decay_weights(args: Any, hyper: Any) -> None:
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
-                store(weights, i, shrink * w[k], key, i - start)
+                store(weights, i, shrink * w[k], key)
 
 
 def row_means(args: Any, hyper: Any) -> None:

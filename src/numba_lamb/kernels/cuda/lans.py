@@ -146,14 +146,14 @@ def lans_advance(args: Any, hyper: Any) -> None:
                 else:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
                     c = rules.lamb_direction(w[k], d, v[k], one, correction2, eps, decay)
-                    store(exp_avg, i, m[k], key, i - start)
-                    store(exp_avg_sq, i, v[k], key, i - start)
+                    store(exp_avg, i, m[k], key)
+                    store(exp_avg_sq, i, v[k], key)
                     weight_sum = rules.add_square(weight_sum, w[k])
                     update_sum = rules.add_square(update_sum, u)
                     gradient_sum = rules.add_square(gradient_sum, c)
         if STORED:
-            store_rows(m, exp_avg, first, last, start, key, False)
-            store_rows(v, exp_avg_sq, first, last, start, key, True)
+            store_rows(m, exp_avg, first, last, key, False)
+            store_rows(v, exp_avg_sq, first, last, key, True)
             for k in range(ROWS):
                 if first + k * LANES < last:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
@@ -240,7 +240,7 @@ def lans_descend(args: Any, hyper: Any) -> None:
                 u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
                 c = rules.lamb_direction(w[k], d, v[k], one, correction2, eps, decay)
                 new_w = rules.descend(rules.descend(w[k], u, scale), c, gradient_scale)
-                store(weights, i, new_w, key, i - start)
+                store(weights, i, new_w, key)
 
 
 LANS_KERNELS = (lans_squares, lans_normalize, lans_advance, lans_ratio, lans_descend)

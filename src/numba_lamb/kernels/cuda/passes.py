@@ -49,6 +49,7 @@ from numba_lamb.kernels.cuda.block import (
     values,
     was_stopped,
 )
+from numba_lamb.kernels.cuda.exchange import EXCHANGE_KERNELS
 from numba_lamb.kernels.cuda.frame import (
     clip_gradients,
     close_step,
@@ -110,14 +111,14 @@ def lamb_advance(args: Any, hyper: Any) -> None:
                 v[k] = rules.second_moment(v[k], d, beta2, complement2)
                 if not STORED:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
-                    store(exp_avg, i, m[k], key, i - start)
-                    store(exp_avg_sq, i, v[k], key, i - start)
+                    store(exp_avg, i, m[k], key)
+                    store(exp_avg_sq, i, v[k], key)
                     weight_sum = rules.add_square(weight_sum, w[k])
                     update_sum = rules.add_square(update_sum, u)
         if STORED:
             # The direction is made of the moments as they are stored, which takes whole rows.
-            store_rows(m, exp_avg, first, last, start, key, False)
-            store_rows(v, exp_avg_sq, first, last, start, key, True)
+            store_rows(m, exp_avg, first, last, key, False)
+            store_rows(v, exp_avg_sq, first, last, key, True)
             for k in range(ROWS):
                 if first + k * LANES < last:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
@@ -235,7 +236,7 @@ def lamb_descend(args: Any, hyper: Any) -> None:
             i = first + k * LANES
             if i < last:
                 u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
-                store(weights, i, rules.descend(w[k], u, scale), key, i - start)
+                store(weights, i, rules.descend(w[k], u, scale), key)
 
 
 # -- LARS and Momentum, which is LARS with ratio 1 -----------------------------------------------------------
@@ -365,16 +366,16 @@ def lars_update(args: Any, hyper: Any) -> None:
                 v[k] = rules.momentum_advance(v[k], d, momentum, advance)
                 if not STORED:
                     u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
-                    store(exp_avg, i, v[k], key, i - start)
-                    store(weights, i, rules.descend(w[k], u, descend), weights_key, i - start)
+                    store(exp_avg, i, v[k], key)
+                    store(weights, i, rules.descend(w[k], u, descend), weights_key)
         if STORED:
-            store_rows(v, exp_avg, first, last, start, key, False)
+            store_rows(v, exp_avg, first, last, key, False)
             for k in range(ROWS):
                 i = first + k * LANES
                 if i < last:
                     d = lars_gradient(g[k], w[k], rescale, decay, rows, i - start)
                     u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
-                    store(weights, i, rules.descend(w[k], u, descend), weights_key, i - start)
+                    store(weights, i, rules.descend(w[k], u, descend), weights_key)
 
 
 KERNELS: dict[str, Callable[[Any, Any], None]] = {
@@ -394,6 +395,7 @@ KERNELS: dict[str, Callable[[Any, Any], None]] = {
         lars_sums,
         lars_ratio,
         lars_update,
+        *EXCHANGE_KERNELS,
     )
 }
-"""Every kernel by name, in the order of a step."""
+"""Every kernel by name, in the order of a step; then those between ranks."""

@@ -1,6 +1,6 @@
 """Every kernel that reads arrays of layers, made anew for arrays in other formats.
 
-The texts are those of `numba_lamb.kernels.cuda.passes`, `lans` and `frame`, in which the names of
+The texts are those of `numba_lamb.kernels.cuda.passes`, `lans`, `frame` and `exchange`, in which the names of
 `numba_lamb.kernels.cuda.stored` stand for those of `block`. So kernels for what is stored as it is computed with
 have no trace of formats.
 """
@@ -10,7 +10,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from numba_lamb._compile import cuda_function
-from numba_lamb.kernels.cuda import frame, lans, passes, stored
+from numba_lamb.kernels.cuda import exchange, frame, lans, passes, stored
 
 _SUFFIX = "_stored"
 _NAMES = (
@@ -50,6 +50,6 @@ def _made_anew(module: ModuleType) -> dict[str, Callable[[Any, Any], None]]:
 
 
 STORED_KERNELS = {
-    name: kernel for module in (frame, lans, passes) for name, kernel in _made_anew(module).items()
+    name: kernel for module in (exchange, frame, lans, passes) for name, kernel in _made_anew(module).items()
 }
 """By the names of those whose place they take."""
