@@ -24,7 +24,7 @@ from tests.helpers import run_python
 
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
 
-from numba_lamb.kernels.cuda import frame, lans, passes
+from numba_lamb.kernels.cuda import exchange, frame, lans, passes
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
 STEP_KERNELS = [
@@ -45,6 +45,7 @@ LANS_KERNELS = [
 KERNELS = [
     *STEP_KERNELS,
     *LANS_KERNELS,
+    *exchange.EXCHANGE_KERNELS,
     passes.lamb_advance,
     passes.lamb_other_norm,
     passes.lamb_ratio,
@@ -78,10 +79,17 @@ REGISTERS = {
     "lars_sums": (64, 72),
     "lars_ratio": (88, 88),
     "lars_update": (72, 96),
+    "pack_gradients": (40, 48),
+    "average": (72, 72),
+    "pack_weights": (48, 48),
+    "unpack_weights": (48, 48),
+    "pack_sums": (32, 32),
+    "unpack_sums": (32, 32),
 }
 
 # Kernels for arrays in other formats, in float32.
 STORED_REGISTERS = {
+    "pack_gradients": 32,
     "open_step": 48,
     "decay_weights": 56,
     "row_means": 64,
@@ -118,8 +126,16 @@ IN_FLIGHT = {
     "lans_descend": 32,
     "lars_update": 24,
     "decay_weights": 8,
+    "pack_gradients": 8,
+    "average": 8,
+    "pack_weights": 8,
+    "unpack_weights": 8,
+    "pack_sums": 2,
+    "unpack_sums": 3,
 }
-WITHOUT_SUMS = {"scale_gradients", "decay_weights", "lamb_descend", "lans_descend", "lars_update"}
+WITHOUT_SUMS = {"scale_gradients", "decay_weights", "lamb_descend", "lans_descend", "lars_update"} | {
+    kernel.__name__ for kernel in exchange.EXCHANGE_KERNELS
+}
 
 every_kernel = pytest.mark.parametrize("kernel", [kernel.__name__ for kernel in KERNELS])
 every_stored = pytest.mark.parametrize("kernel", STORED_KERNELS)
@@ -233,15 +249,15 @@ def test_texts_are_those_of_a_compilation_for_the_capability(
 
 
 def test_every_kernel_is_looked_at_here() -> None:
-    """And is found by its name where `CudaPart` looks it up."""
+    """And is found by its name where `CudaBucket` looks it up."""
     found = [
         value
-        for module in (passes, frame, lans)
+        for module in (passes, frame, lans, exchange)
         for value in vars(module).values()
         if isinstance(value, FunctionType) and value.__module__ == module.__name__
     ]
-    others = KERNELS[len(STEP_KERNELS) + len(LANS_KERNELS) :]
-    assert found == [*others, *STEP_KERNELS, *LANS_KERNELS]
+    apart = [*STEP_KERNELS, *LANS_KERNELS, *exchange.EXCHANGE_KERNELS]
+    assert found == [*KERNELS[len(apart) :], *apart]
     assert set(REGISTERS) == set(BY_NAME)
     assert passes.KERNELS == BY_NAME
     assert len(BY_NAME) == len(KERNELS)

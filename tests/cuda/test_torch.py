@@ -1,7 +1,6 @@
 """PyTorch's optimizers on a GPU: their engine with the compiled kernels behind the double of the driver.
 
-There are no CUDA tensors without a GPU. So CPU tensors play them: the double maps their memory, and what PyTorch
-itself does to them happens at once, between steps that were carried out.
+CPU tensors play those of a GPU (`tests.cuda.mapped`).
 """
 
 from typing import Any
@@ -9,80 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.cuda.double import Gpu, assert_same
+from tests.cuda.double import assert_same
 
-torch = pytest.importorskip("torch", reason="the peers extra is not installed")
+pytest.importorskip("torch", reason="the peers extra is not installed")
+
+import torch
+
+from tests.cuda.mapped import Mapped
 
 SHAPES = {"a": (40, 30), "b": (7,), "c": (3, 5), "d": ()}
-
-
-class Mapped:
-    """Tells where the double has a tensor's memory."""
-
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self.storages: dict[int, tuple[int, Any]] = {}
-        self.is_active = False
-
-    def address_of(self, tensor: Any) -> int:
-        storage = tensor.untyped_storage()
-        if not self.is_active:
-            return tensor.data_ptr()
-        if not tensor.numel():
-            return 0
-        if storage.data_ptr() not in self.storages:
-            memory = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-            # Held, so that the address stays this storage's.
-            self.storages[storage.data_ptr()] = self.gpu.driver.allocate(memory), storage
-        return self.storages[storage.data_ptr()][0] + tensor.data_ptr() - storage.data_ptr()
-
-
-@pytest.fixture(name="mapped")
-def mapped_fixture(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> Mapped:
-    from numba_lamb.engine import choose
-    from numba_lamb.kernels.cpu.object_reader import NOWHERE
-    from numba_lamb.memory import device
-    from numba_lamb.memory.array_reader import NO_SPANS
-    from numba_lamb.memory.arrays import Storage
-    from numba_lamb.memory.tensor_reader import TensorReader
-    from numba_lamb.torch import backends, model, runs, tensors
-
-    mapped = Mapped(gpu)
-
-    usual = tensors.storage_of
-
-    def storage_of(tensor: Any) -> Storage:
-        if not mapped.is_active:
-            return usual(tensor)
-        dtype = tensors.NUMPY_DTYPES[tensor.dtype]
-        index = 0 if tensor.numel() else None
-        return Storage(mapped.address_of(tensor), tuple(tensor.shape), dtype, index, "torch", on_gpu=True)
-
-    for module in (tensors, runs):
-        monkeypatch.setattr(module, "address_of", mapped.address_of)
-    read = TensorReader.read
-
-    def read_mapped(reader: Any, given: Any, spans: Any = NO_SPANS) -> Any:
-        found = read(reader, given, spans)
-        if not mapped.is_active or spans is NO_SPANS:
-            return found
-        (places, unusual) = found or (
-            np.array([0 if g is None else 17 for g in given]),
-            np.zeros(0, dtype=int),
-        )
-        for k in np.flatnonzero(places > NOWHERE).tolist():
-            places[k] = mapped.address_of(given[k])
-        return places, unusual
-
-    monkeypatch.setattr(TensorReader, "read", read_mapped)
-    monkeypatch.setattr(model, "storage_of", storage_of)
-
-    def backend_on(index: Any, library: str) -> Any:
-        return choose.backend_on(0 if mapped.is_active else None, library)
-
-    monkeypatch.setattr(backends, "backend_on", backend_on)
-    monkeypatch.setattr(device, "current_stream", lambda library, index: device.LEGACY_STREAM)
-    return mapped
 
 
 class Twins:
@@ -116,17 +50,12 @@ class Twins:
     def step(self, **options: Any) -> None:
         self.give_gradients(**options)
         self.cpu.step()
-        # What PyTorch does at its own pace must not be overtaken by what the double still has to do.
-        self.mapped.gpu.driver.progress()
         self.step_on_gpu()
 
     def step_on_gpu(self) -> None:
-        self.mapped.is_active = True
-        try:
+        # What PyTorch does at its own pace must not be overtaken by what the double still has to do.
+        with self.mapped.active():
             self.gpu.step()
-        finally:
-            self.mapped.is_active = False
-        self.mapped.gpu.driver.progress()
 
     def check(self) -> None:
         self.mapped.gpu.driver.progress()

@@ -12,7 +12,7 @@ def start(size: int, script: str, *arguments: object) -> list[subprocess.Popen[s
     """Start `size` ranks of a script beside this file."""
     return [
         subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(Path(__file__).with_name(script)), *map(str, arguments)],
+            [sys.executable, "-W", "ignore", str(Path(__file__).parent / script), *map(str, arguments)],
             env={
                 **os.environ,
                 "RANK": str(rank),
