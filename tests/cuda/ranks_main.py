@@ -2,7 +2,9 @@
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,14 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from numba_lamb.torch import Lamb, Lars
+from numba_lamb.comm import Span
+from numba_lamb.torch import Lamb, Lars, ShardedLamb
+from numba_lamb.torch.comm import NcclComm, TorchComm
 from tests.cuda.double import Gpu
 from tests.cuda.mapped import Mapped, map_tensors
 from tests.sharding.fsdp_main import whole
+from tests.sharding.test_torch import network as sharding_network
+from tests.sharding.test_torch import take
 
 KINDS = {
     "float32": (Lamb, {"lr": 0.02, "weight_decay": 0.1, "max_grad_norm": 1.0, "nonfinite": "skip"}),
@@ -77,6 +83,30 @@ def leave_out(mapped: Mapped) -> None:
     assert all(map(torch.equal, map(whole, model.parameters()), before))
 
 
+def replicated(gpu: Gpu, mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    """State that ranks share, by way of the CPU and by collectives on the GPU's memory, which gloo plays."""
+
+    class OnGpu(NcclComm):
+        def _on(self, stream: int) -> Any:
+            gpu.driver.progress()
+            return nullcontext()
+
+        def _tensor(self, span: Span) -> torch.Tensor:
+            return torch.from_numpy(gpu.driver._bytes(span.address, span.nbytes))
+
+    single = sharding_network()
+    alone = Lamb(single.named_parameters(), lr=0.01, max_grad_norm=1.0)
+    take(single, alone, range(5))
+    for _ in range(2):
+        model = sharding_network()
+        opt = ShardedLamb(model.named_parameters(), lr=0.01, max_grad_norm=1.0, bucket_mb=0.05)
+        for step in range(5):
+            with mapped.active():
+                take(model, opt, range(step, step + 1))
+        assert all(map(torch.equal, model.parameters(), single.parameters()))
+        monkeypatch.setattr(TorchComm, "on_device", lambda comm, index: OnGpu(comm._given, comm.rank, index))
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -89,6 +119,7 @@ def main(folder: Path) -> None:
         # Both ranks have all of it.
         check(mapped, "float32", (2, 1))
         leave_out(mapped)
+        replicated(gpu, mapped, monkeypatch)
         gpu.close()
     dist.destroy_process_group()
 

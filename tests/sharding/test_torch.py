@@ -4,6 +4,7 @@ import copy
 import io
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -170,3 +171,19 @@ def test_what_it_cannot_do_is_said() -> None:
         nlt.ShardedLamb(network().named_parameters(), fused_amp=True)
     with pytest.raises(ValueError, match="timeout must be a finite number > 0, got -1"):
         nlt.ShardedLamb(network().named_parameters(), timeout=-1)
+
+
+def test_a_group_without_the_cpus_memory_makes_one_of_gloo() -> None:
+    import torch.distributed as dist
+
+    from numba_lamb.torch.comm import TorchComm
+
+    dist.init_process_group("cuda:gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        comm, out = TorchComm(None, 5.0), np.zeros(3, dtype=np.uint8)
+        comm.all_gather(out, np.arange(3, dtype=np.uint8))()
+        assert out.tolist() == [0, 1, 2]
+        # Only NCCL's are taken for those of a GPU's memory.
+        assert comm.on_device(0) is None
+    finally:
+        dist.destroy_process_group()
