@@ -216,7 +216,7 @@ def test_ranks_that_differ_all_raise_and_go_on_once_they_agree(gpu: Gpu) -> None
     options, rates, gradient, capture = on_ranks(2, work, turns=True)[0]
     assert options.startswith("Disagreement: options must be the same on all ranks, got another on rank 1")
     assert rates.startswith("Disagreement: learning rates and weight decays must be the same on all ranks")
-    assert gradient.startswith("Disagreement: rank 1 did not take the step: ValueError: gradient of 'b' must")
+    assert gradient.startswith("Disagreement: rank 1 raised ValueError: gradient of 'b' must")
     assert "a step of several ranks cannot be captured into a graph" in capture
 
 

@@ -10,6 +10,7 @@ import pytest
 
 import numba_lamb as nl
 from numba_lamb.comm import CommError
+from numba_lamb.comm.alone import Alone
 from numba_lamb.engine.cpu import parts
 from numba_lamb.layout import CHUNK
 from tests.sharding.ranks import LIMIT, on_ranks
@@ -178,7 +179,7 @@ def differ(what: str, opt: nl.Lamb) -> None:
         ("learning rates", "learning rates and weight decays must be the same on all ranks"),
         (
             "gradient",
-            "rank 1 did not take the step: ValueError: gradient of 'bias' must have .*nothing was changed",
+            "rank 1 raised ValueError: gradient of 'bias' must have .*nothing was changed",
         ),
     ],
 )
@@ -205,14 +206,33 @@ def test_ranks_that_differ_all_raise_and_go_on_once_they_agree(what: str, said: 
     assert others == [first] * 2
 
 
-def test_ranks_with_other_models_all_raise() -> None:
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"params": {"w": np.zeros(6)}}, "the layers must be the same on all ranks, got another on rank 1"),
+        ({"eps": 1e-3}, "options must be the same on all ranks, got another on rank 1 than on rank 0"),
+        ({"beta1": 2.0}, r"rank 1 raised ValueError: beta1 must be .*; nothing was changed"),
+    ],
+)
+def test_ranks_that_make_other_optimizers_all_raise(other: dict[str, Any], said: str) -> None:
     def work(comm: Any) -> None:
-        w = np.zeros(5 + comm.rank)
+        given: dict[str, Any] = {"params": {"w": np.zeros(5)}, "learning_rate": 0.1, "comm": comm}
+        kind = ValueError if comm.rank == 1 and "beta1" in other else CommError
+        with pytest.raises(kind, match=said if kind is CommError else "beta1"):
+            nl.Lamb(**{**given, **(other if comm.rank == 1 else {})})
+
+    on_ranks(2, work)
+
+
+def test_ranks_to_which_other_groups_are_added_all_raise() -> None:
+    def work(comm: Any) -> None:
+        w = np.zeros(5)
         opt = nl.Lamb({"w": w}, 0.1, comm=comm)
-        with pytest.raises(
-            CommError, match="the layers must be the same on all ranks, got another on rank 1"
-        ):
-            opt.step([np.ones_like(w)])
+        if comm.rank == 1:
+            opt.add_param_group({"params": {"v": np.zeros(2)}})
+        said = "the layers must be the same on all ranks, got another on rank 1"
+        with pytest.raises(CommError, match=said):
+            opt.step([np.ones_like(array) for array in opt.params.values()])
 
     on_ranks(2, work)
 
@@ -277,9 +297,8 @@ def test_what_is_no_communicator_is_refused() -> None:
 
 
 def test_a_containers_quota_is_shared_by_its_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Two:
-        rank, size, sharing = 0, 1, 2
-        all_gather = all_to_all = None
+    class Two(Alone):
+        sharing = 2
 
     monkeypatch.setattr(parts, "usable_cpus", lambda: 64)
     monkeypatch.setattr(parts, "cpu_quota", lambda: 4)
@@ -288,9 +307,8 @@ def test_a_containers_quota_is_shared_by_its_ranks(monkeypatch: pytest.MonkeyPat
 
 
 def test_threads_follow_the_ranks_on_the_same_cpus() -> None:
-    class Crowded:
-        rank, size, sharing = 0, 1, 1000
-        all_gather = reduce_scatter = all_to_all = None
+    class Crowded(Alone):
+        sharing = 1000
 
     opt = nl.Lamb({"w": np.ones(3)}, 0.1, comm=Crowded())
     assert opt._backend._num_threads == 1

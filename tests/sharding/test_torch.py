@@ -142,6 +142,21 @@ def test_a_part_goes_through_a_file_and_other_numbers_of_ranks_are_refused() -> 
     on_ranks(2, load)
 
 
+def test_ranks_that_make_other_optimizers_all_raise() -> None:
+    def work(comm: Any) -> None:
+        model = network()
+        given = {"process_group": comm, "lr": 0.01}
+        with pytest.raises(CommError, match="options must be the same on all ranks, got another on rank 1"):
+            nlt.ShardedLamb(model.named_parameters(), **given, eps=1e-3 if comm.rank else 1e-6)
+        with pytest.raises(TypeError if comm.rank else CommError, match="'beta1' is no option"):
+            nlt.ShardedLamb(model.named_parameters(), **given, **({"beta1": 0.9} if comm.rank else {}))
+        model[4].requires_grad_(comm.rank == 0)
+        with pytest.raises(CommError, match="the layers must be the same on all ranks"):
+            nlt.ShardedLamb(model.named_parameters(), **given)
+
+    on_ranks(2, work)
+
+
 def test_an_error_of_one_rank_is_told_to_all() -> None:
     first = network()
 

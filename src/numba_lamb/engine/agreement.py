@@ -1,6 +1,7 @@
 """Agreement: whether all ranks are at the same step of the same optimizer, asked before anything changes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
@@ -8,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.comm import Comm, Disagreement
+from numba_lamb.foreign import kind_of
+from numba_lamb.layout import FlatLayout
 
 _FACTS, _DIGEST, _TEXT, _MASK = 8, 8, 512, 1024
 _SIZE = 8 + _FACTS * _DIGEST + _TEXT + _MASK
@@ -20,6 +23,23 @@ def digest(*values: Any) -> bytes:
     for value in values:
         found.update(value if isinstance(value, bytes) else repr(value).encode())
     return found.digest()
+
+
+def described_layers(layout: FlatLayout) -> list[Any]:
+    """Return what must be the same of layers."""
+    return [(layer.name, layer.shape, str(layer.dtype), layer.group) for layer in layout.layers]
+
+
+def plain_options(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what can be compared of groups' options; of functions and the like that there is one."""
+    return [
+        {
+            name: value if isinstance(value, int | float | str | tuple | None) else kind_of(value)
+            for name, value in group.items()
+            if name not in ("params", "param_names")
+        }
+        for group in groups
+    ]
 
 
 class Agreement:
@@ -57,7 +77,7 @@ class Agreement:
         states, digests, texts, masks = told
         for rank, state in enumerate(states.tolist()):
             if state == _FAILED:
-                raise Disagreement(f"rank {rank} did not take the step: {texts[rank]}; nothing was changed")
+                raise Disagreement(f"rank {rank} raised {texts[rank]}; nothing was changed")
         # A rank that leaves the step out has not looked at all of it.
         going = np.flatnonzero(states != _SKIPS)
         for place, name in enumerate(facts):
@@ -99,3 +119,22 @@ class Agreement:
             for row in all_told[:, 8 + _FACTS * _DIGEST : _SIZE - _MASK]
         ]
         return all_told[:, 0], digests, texts, all_told[:, _SIZE - _MASK :]
+
+
+@contextmanager
+def made_alike(comm: Comm | None) -> Iterator[dict[str, Any]]:
+    """Make an optimizer in this: it raises on every rank if it does on any, or if ranks made others.
+
+    What is put into what it yields is compared: values with a ``repr``, by their name in an error.
+    """
+    described: dict[str, Any] = {}
+    agreement = None if comm is None else Agreement(comm)
+    try:
+        yield described
+    except BaseException as error:
+        if agreement is not None:
+            agreement.fail(error)
+        raise
+    if agreement is not None:
+        facts = {name: digest(value) for name, value in described.items()}
+        agreement.reach(facts, np.zeros(0, dtype=np.bool_))

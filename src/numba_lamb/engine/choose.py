@@ -1,8 +1,9 @@
 """Which backend an optimizer's arrays need."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from numba_lamb.comm import Comm, sharding_of
+from numba_lamb.comm import Comm
 from numba_lamb.engine.cpu.backend import CpuBackend
 from numba_lamb.engine.cpu.parts import PartBackend
 from numba_lamb.engine.cpu.sharded import ShardedBackend
@@ -14,51 +15,57 @@ from numba_lamb.kernels.cpu import launch
 from numba_lamb.memory.arrays import check_one_place
 
 
+class Shared(NamedTuple):
+    """The ranks that share state, and MiB of gradients that travel together."""
+
+    comm: Comm
+    bucket_mb: float
+
+
 def choose_backend(
     parameters: Sequence[Parameter],
     num_threads: int | None,
     capture_steps: int | None,
-    comm: object,
+    shared: Shared | None,
     centralized: Callable[[], Sequence[int]],
 ) -> Backend:
     """Return the backend for arrays where these parameters are, or raise if they are not all in one place."""
-    storages, sharding = [parameter.storage for parameter in parameters], sharding_of(comm)
+    storages = [parameter.storage for parameter in parameters]
     check_one_place([parameter.name for parameter in parameters], storages)
     on_gpu = storages[0].on_gpu
     if not on_gpu:
         if capture_steps is not None:
             raise ValueError("capture_steps is for arrays on a GPU; these parameters are NumPy arrays")
         num_threads = launch.check_num_threads(num_threads)
-        if sharding is None:
+        if shared is None:
             return CpuBackend(num_threads)
-        return sharded_on(None, None, sharding.connect(), sharding.bucket_mb, centralized, num_threads)
+        return sharded_on(None, None, shared, centralized, num_threads)
     if num_threads is not None:
         raise ValueError("num_threads is for NumPy arrays; these parameters are on a GPU")
     libraries = {storage.library for storage in storages}
     library = next((name for name in ("torch", "cupy") if name in libraries), None)
     # Parameters without values are on no GPU in particular.
     index = next((storage.device for storage in storages if storage.device is not None), 0)
-    if sharding is None:
+    if shared is None:
         return backend_on(index, library, capture_steps)
     if capture_steps is not None:
         raise ValueError(f"capture_steps must be None where ranks share state, got {capture_steps!r}")
-    return sharded_on(index, library, sharding.connect(), sharding.bucket_mb, centralized)
+    return sharded_on(index, library, shared, centralized)
 
 
 def sharded_on(
     index: int | None,
     library: str | None,
-    comm: Comm,
-    bucket_mb: float,
+    shared: Shared,
     centralized: Callable[[], Sequence[int]],
     num_threads: int | None = None,
 ) -> Shards:
     """Return the backend for state that ranks share; `centralized` returns the groups whose layers stay whole."""
     if index is None:
-        return ShardedBackend(num_threads, comm, bucket_mb, centralized)
+        return ShardedBackend(num_threads, *shared, centralized)
     from numba_lamb.engine.cuda.sharded import CudaShardedBackend
 
-    return CudaShardedBackend(index, library, comm, bucket_mb, centralized)
+    return CudaShardedBackend(index, library, *shared, centralized)
 
 
 def parts_on(index: int | None, library: str | None, comm: Comm) -> Ranks:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.comm import Comm, CommError, Disagreement
-from numba_lamb.engine.agreement import Agreement, digest
+from numba_lamb.engine.agreement import Agreement, described_layers, digest
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
@@ -47,11 +47,7 @@ class Ranks(Backend):
         raise TypeError("an optimizer that ranks share cannot be copied or pickled; use its state_dict")
 
     def _note_layers(self) -> None:
-        plan = self._plan
-        self._layers = digest(
-            plan.method.name,
-            [(layer.name, layer.shape, str(layer.dtype), layer.group) for layer in plan.layout.layers],
-        )
+        self._layers = digest(self._plan.method.name, described_layers(self._plan.layout))
 
     def _note_options(self) -> None:
         # What a step writes of its own is told by other facts.

@@ -13,8 +13,10 @@ from typing import Any, ClassVar, Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from numba_lamb.comm import sharding_of
+from numba_lamb.engine.agreement import described_layers, made_alike, plain_options
 from numba_lamb.engine.bucket import Bucket, check_rows
-from numba_lamb.engine.choose import choose_backend
+from numba_lamb.engine.choose import Shared, choose_backend
 from numba_lamb.engine.columns import write_options
 from numba_lamb.engine.interface import Plan
 from numba_lamb.engine.precision import precisions_of
@@ -56,17 +58,22 @@ class Optimizer(OptionNames, Described, ABC):
         capture_steps: int | None,
         comm: Any = None,
     ) -> None:
-        self._groups = LiveGroups(method, options)
-        found = collect(params, self._groups.keys)
-        given = found.parameters, num_threads, capture_steps, comm, self._groups.centralized
-        self._backend = choose_backend(*given)
-        self._groups.usual_nonfinite = self._backend.nonfinite
-        self._lock = step_lock()
-        self._buckets: list[Bucket] = []
-        self._parameters: list[Parameter] = []
-        self.param_groups = self._groups.dicts
-        """The groups' options, live: what is assigned here holds from the next step on."""
-        self._add(found)
+        sharding = sharding_of(comm)
+        ranks = None if sharding is None else Shared(sharding.connect(), sharding.bucket_mb)
+        with made_alike(None if ranks is None else ranks.comm) as described:
+            self._groups = LiveGroups(method, options)
+            found = collect(params, self._groups.keys)
+            given = found.parameters, num_threads, capture_steps, ranks, self._groups.centralized
+            self._backend = choose_backend(*given)
+            self._groups.usual_nonfinite = self._backend.nonfinite
+            self._lock = step_lock()
+            self._buckets: list[Bucket] = []
+            self._parameters: list[Parameter] = []
+            self.param_groups = self._groups.dicts
+            """The groups' options, live: what is assigned here holds from the next step on."""
+            self._add(found)
+            described["the layers"] = described_layers(self.layout)
+            described["options"] = plain_options(self.param_groups)
 
     learning_rate = GroupOption("lr")
     weight_decay = GroupOption()

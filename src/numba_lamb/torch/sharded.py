@@ -8,9 +8,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from numba_lamb.comm import Disagreement, Sharding, is_comm
-from numba_lamb.engine.choose import sharded_on
+from numba_lamb.engine.agreement import made_alike, plain_options
+from numba_lamb.engine.choose import Shared, sharded_on
 from numba_lamb.engine.interface import Backend
 from numba_lamb.engine.shards import Shards
 from numba_lamb.foreign import kind_of
@@ -57,9 +59,18 @@ class Sharded(LayerwiseOptimizer):
             given = replace(given, comm=process_group)
         elif process_group is not None or (dist.is_available() and dist.is_initialized()):
             given = replace(given, comm=TorchComm(process_group, timeout))
-        self._sharing = given.connect(), given.bucket_mb, self._centralized
-        self._backend = sharded_on(None, None, *self._sharing)
-        super().__init__(params, **options)  # type: ignore[arg-type]
+        self._shared = Shared(given.connect(), given.bucket_mb)
+        with made_alike(self._shared.comm) as described:
+            self._backend = sharded_on(None, None, self._shared, self._centralized)
+            super().__init__(params, **options)  # type: ignore[arg-type]
+            described["the layers"] = [
+                [
+                    (name, None if is_lazy(tensor) else tensor.shape, tensor.dtype, tensor.requires_grad)
+                    for name, tensor in self._names_in(index)
+                ]
+                for index in range(len(self.param_groups))
+            ]
+            described["options"] = plain_options(self.param_groups)
 
     def _centralized(self) -> list[int]:
         """Return the groups whose layers stay whole."""
@@ -80,7 +91,7 @@ class Sharded(LayerwiseOptimizer):
         if index != self._index:
             # State follows the parameters, as ranks have it.
             older, self._skipped = self._backend, self.skipped_steps
-            self._backend = sharded_on(index, "torch", *self._sharing)
+            self._backend = sharded_on(index, "torch", self._shared, self._centralized)
             self._backend.follow(older)
             self._index = index
         return self._backend
