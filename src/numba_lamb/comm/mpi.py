@@ -1,11 +1,15 @@
 """Collectives of mpi4py."""
 
+import os
 import time
+import warnings
 from typing import Any
 
 from numba_lamb.comm.cpus import own_cpus, sharing
 from numba_lamb.comm.interface import Array, CommError, Wait
 
+_CALLER = 7
+"""How far up the stack the optimizer is made."""
 _SPIN = 2e-3
 """Seconds in which a collective is looked at without a pause; sleeping costs a time slice."""
 
@@ -26,9 +30,20 @@ class MpiComm:
 
         self._mpi, self._comm, self._timeout = MPI, comm.Dup(), timeout
         self.rank, self.size = int(self._comm.Get_rank()), int(self._comm.Get_size())
+        self._warn_if_alone()
         near = self._comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.sharing = sharing(near.allgather(own_cpus()))
         near.Free()
+
+    def _warn_if_alone(self) -> None:
+        """Warn where Slurm started several ranks that MPI takes for one each."""
+        started = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+        if self.size == 1 and started.isdecimal() and int(started) > 1:
+            warnings.warn(
+                f"comm has 1 rank, but Slurm started {started}: each trains alone; srun --mpi=pmi2 (MPICH) or "
+                "--mpi=pmix (Open MPI) has them find each other",
+                stacklevel=_CALLER,
+            )
 
     def all_gather(self, out: Array, values: Array) -> Wait:
         """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""

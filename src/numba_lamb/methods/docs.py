@@ -133,7 +133,7 @@ _TORCH = _EITHER | {
     "params": Text(
         "iterable",
         "Tensors, ``(name, tensor)`` pairs or group dicts, as for every PyTorch optimizer: "
-        "bfloat16, float16, float32 or float64, on the CPU or on one CUDA GPU; in the CPU's memory also "
+        "bfloat16, float16, float32 or float64, on the CPU or on one CUDA GPU; also "
         "DTensors, of which each rank updates its piece. They stay where they are and are updated in place. All "
         "options but `fused_amp` may stand in a group, and may be changed "
         "there between steps.",

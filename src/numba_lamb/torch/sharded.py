@@ -283,12 +283,12 @@ gradients stay this rank's own until `step`, and accumulate without ``no_sync``.
 Parameters
 ----------
 params : iterable
-    As for `numba_lamb.torch.{name}`, in the CPU's memory, alike on all ranks. Parameters that require gradients
-    have state from the first step on. A gradient that is None on some ranks counts as zeros there; one that is
+    As for `numba_lamb.torch.{name}`, whole, alike on all ranks. Parameters that require gradients have state from
+    the first step on. A gradient that is None on some ranks counts as zeros there; one that is
     None on all ranks leaves its parameter as it is.
 process_group : ProcessGroup, optional
     The ranks; by default all processes of `torch.distributed`, or this one alone where that is not initialized.
-    Its backend for the CPU's memory is used: ``gloo``.
+    Where parameters are on a GPU, NCCL's are used if it has them; else what it has for the CPU's memory.
 bucket_mb : float, default 25.0
     MiB of gradients that travel together, > 0. Two such buffers are under way at most.
 timeout : float, default 300.0
