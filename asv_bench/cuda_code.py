@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from numba_lamb.kernels.cuda import build
 from numba_lamb.kernels.cuda.fields import THREADS
-from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.table import KERNELS
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 from tests.cuda.kernel_texts import compiled
 from tests.cuda.ptx.compile import Cubin

@@ -12,7 +12,7 @@ import numpy as np
 from cuda.bindings import nvjitlink
 
 from numba_lamb.kernels.cuda import build, tools
-from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.table import KERNELS
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
 CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "9.0", "10.0", "12.0")

@@ -17,7 +17,7 @@ import numpy as np
 import numba_lamb as nl
 from numba_lamb.cli.bench.machine import describe_machine, versions
 from numba_lamb.kernels.cuda import build, tools
-from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.table import KERNELS
 from numba_lamb.memory import device
 
 ROOT = Path(__file__).parent.parent

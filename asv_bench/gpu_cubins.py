@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 
 from numba_lamb._cache import source_hash
-from numba_lamb.kernels.cuda import build, passes
+from numba_lamb.kernels.cuda import build, table
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
-KERNELS = [*passes.KERNELS.values(), *STORED_KERNELS.values()]
+KERNELS = [*table.KERNELS.values(), *STORED_KERNELS.values()]
 Capability = tuple[int, int]
 
 

@@ -24,7 +24,7 @@ from tests.helpers import run_python
 
 pytest.importorskip("numba_cuda", reason="kernels are compiled by numba-cuda")
 
-from numba_lamb.kernels.cuda import exchange, frame, lans, passes
+from numba_lamb.kernels.cuda import exchange, frame, lans, passes, table
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 
 STEP_KERNELS = [
@@ -259,7 +259,7 @@ def test_every_kernel_is_looked_at_here() -> None:
     apart = [*STEP_KERNELS, *LANS_KERNELS, *exchange.EXCHANGE_KERNELS]
     assert found == [*KERNELS[len(apart) :], *apart]
     assert set(REGISTERS) == set(BY_NAME)
-    assert passes.KERNELS == BY_NAME
+    assert table.KERNELS == BY_NAME
     assert len(BY_NAME) == len(KERNELS)
     assert set(STORED_REGISTERS) == set(STORED_KERNELS)
 

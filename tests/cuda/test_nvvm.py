@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("numba_cuda")
 
 from numba_lamb.kernels.cuda.numpy_names import names_supplied
-from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.table import KERNELS
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 from tests.cuda.kernel_texts import texts_of
 

@@ -27,6 +27,7 @@ from numba_lamb.memory.gradients import GradientTable, WeightTable
 from numba_lamb.methods.checks import passes, real
 from numba_lamb.methods.options import Method
 from numba_lamb.optimizers.attributes import GroupOption, OptionNames
+from numba_lamb.optimizers.copies import Copied
 from numba_lamb.optimizers.description import Described
 from numba_lamb.optimizers.param_groups import LiveGroups, decayed_by_name
 from numba_lamb.optimizers.state import check_state, upgraded
@@ -39,7 +40,7 @@ Gradients: TypeAlias = Mapping[str, Any] | Iterable[Any]
 check_loss_scale = partial(real(zero=False), "loss_scale", "")
 
 
-class Optimizer(OptionNames, Described, ABC):
+class Optimizer(OptionNames, Described, Copied, ABC):
     """Parameters, groups, state and the phases of a step, for every method."""
 
     _loss_scale: float = 1.0
@@ -218,26 +219,6 @@ class Optimizer(OptionNames, Described, ABC):
     def params(self) -> Mapping[str, Any]:
         """The parameter arrays by name, in the order gradients are given in."""
         return MappingProxyType({parameter.name: parameter.array for parameter in self._parameters})
-
-    def __copy__(self) -> "Optimizer":
-        raise TypeError(
-            "an optimizer cannot share its state with a copy; use copy.deepcopy, which copies the parameters too, "
-            "or state_dict and load_state_dict"
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._backend.check_copyable()
-        derived = ("_buckets", "_placement", "_gradients", "layout", "_arrays", "_lock", "_plan")
-        kept = {key: value for key, value in vars(self).items() if key not in derived}
-        return {**kept, "_saved": [bucket.saved() for bucket in self._buckets]}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Addresses are those of the original's arrays: everything that holds them is made anew.
-        saved = state.pop("_saved")
-        vars(self).update(state, _buckets=[], _lock=step_lock())
-        self._place([parameter.found_again() for parameter in self._parameters])
-        for bucket, values in zip(self._buckets, saved, strict=True):
-            bucket.restore(values)
 
     # -- rates ---------------------------------------------------------------------------------------------
 

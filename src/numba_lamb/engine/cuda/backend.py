@@ -19,6 +19,7 @@ from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.order import Order
 from numba_lamb.engine.cuda.rates import CudaRates, Progress
 from numba_lamb.engine.cuda.record import CudaRecord
+from numba_lamb.engine.cuda.refusals import reasons_of, refuse_to_capture
 from numba_lamb.engine.cuda.scale import CudaScale
 from numba_lamb.engine.cuda.stats import LazyStats
 from numba_lamb.engine.cuda.transfers import Snapshot, Snapshots
@@ -36,14 +37,6 @@ from numba_lamb.memory.gradients import Held, Reader
 
 LOOKING = ("open_step", "gradient_squares", "clip_gradients", "scale_gradients")
 """The kernels that only look at gradients; ``nonfinite="raise"`` reads what they found before the others run."""
-_REASONS = {
-    fields.ENDED: "a step was taken past capture_steps, for which no rates are tabulated",
-    fields.BAD_RATE: (
-        "a rate in device memory was negative, not finite, or more than the parameters' dtype can hold"
-    ),
-    fields.STALE: "a graph was replayed that was captured before a parameter group was added or Lars took over",
-    fields.ELSEWHERE: "another rank refused the step",
-}
 
 
 class _Next(NamedTuple):
@@ -249,7 +242,7 @@ class CudaBackend(Backend):
         clips = any(bucket.clips for bucket in self._buckets)
         for bucket in self._buckets:
             if not bucket.rows_are_placed:
-                _refuse_to_capture(capturing, "'grad_centralization' of a group")
+                refuse_to_capture(capturing, "'grad_centralization' of a group")
                 bucket.place_rows()
             bucket.constants[fields.LOSS_SCALE] = plan.loss_scale
             bucket.inspect_gradients(clips)
@@ -258,7 +251,7 @@ class CudaBackend(Backend):
         kernels = self._kernels()
         for bucket, name in kernels:
             if bucket.lacks(name):
-                _refuse_to_capture(capturing, "max_grad_norm, a gradient's dtype, or another option,")
+                refuse_to_capture(capturing, "max_grad_norm, a gradient's dtype, or another option,")
             bucket.load(name)
         return kernels
 
@@ -299,7 +292,7 @@ class CudaBackend(Backend):
             return
         norm = self._lower_flags()
         if refusal:
-            raise ValueError(f"{' and '.join(_reasons(refusal))}; nothing was changed")
+            raise ValueError(f"{' and '.join(reasons_of(refusal))}; nothing was changed")
         looked = self._looked()
         watched = any(bucket.checks and bucket.clips for bucket in self._buckets)
         require(looked, norm if watched else None)
@@ -353,7 +346,7 @@ class CudaBackend(Backend):
     def refusals(self) -> tuple[int, Sequence[str]]:
         """Return how many steps the device refused, and why."""
         control = self._read_control()
-        return int(control[fields.REFUSED]), _reasons(int(control[fields.REASONS]))
+        return int(control[fields.REFUSED]), reasons_of(int(control[fields.REASONS]))
 
     def stats(self) -> Mapping[str, float]:
         """Return statistics by name; they are waited for when the first is read, and here where masters are."""
@@ -388,18 +381,6 @@ class CudaBackend(Backend):
         return snapshots, control
 
 
-def _reasons(bits: int) -> list[str]:
-    return [reason for byte, reason in _REASONS.items() if bits >> 8 * byte & 1]
-
-
 def _largest_in(buckets: Sequence[CudaBucket], group: int) -> float:
     """Return the largest number that the dtypes of a group's parameters can all hold."""
     return min((bucket.largest for bucket in buckets if group in bucket.group_of), default=math.inf)
-
-
-def _refuse_to_capture(capturing: bool, what: str) -> None:
-    if capturing:
-        raise RuntimeError(
-            f"{what} was changed, for which kernels or tables are still to be made ready; "
-            "take one step outside of capture first"
-        )

@@ -13,7 +13,7 @@ from numba_lamb.engine.precision import Precision
 from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import build, fields
-from numba_lamb.kernels.cuda.passes import KERNELS
+from numba_lamb.kernels.cuda.table import KERNELS
 from numba_lamb.kernels.cuda.variants import STORED_KERNELS
 from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.cuda_memory import Buffer, zeros

@@ -12,7 +12,6 @@ the L2 cache. A kernel that keeps a layer on the chip between its two passes wou
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,20 +48,12 @@ from numba_lamb.kernels.cuda.block import (
     values,
     was_stopped,
 )
-from numba_lamb.kernels.cuda.exchange import EXCHANGE_KERNELS
 from numba_lamb.kernels.cuda.frame import (
-    clip_gradients,
     close_step,
     count_step,
-    decay_weights,
-    gradient_squares,
-    open_step,
-    row_means,
-    scale_gradients,
     takes_part,
 )
 from numba_lamb.kernels.cuda.intrinsics import zero_like
-from numba_lamb.kernels.cuda.lans import LANS_KERNELS
 from numba_lamb.layout import LANES
 from numba_lamb.numerics import storage
 
@@ -376,26 +367,3 @@ def lars_update(args: Any, hyper: Any) -> None:
                     d = lars_gradient(g[k], w[k], rescale, decay, rows, i - start)
                     u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
                     store(weights, i, rules.descend(w[k], u, descend), weights_key)
-
-
-KERNELS: dict[str, Callable[[Any, Any], None]] = {
-    kernel.__name__: kernel
-    for kernel in (
-        open_step,
-        gradient_squares,
-        clip_gradients,
-        scale_gradients,
-        decay_weights,
-        row_means,
-        lamb_advance,
-        lamb_other_norm,
-        lamb_ratio,
-        lamb_descend,
-        *LANS_KERNELS,
-        lars_sums,
-        lars_ratio,
-        lars_update,
-        *EXCHANGE_KERNELS,
-    )
-}
-"""Every kernel by name, in the order of a step; then those between ranks."""
