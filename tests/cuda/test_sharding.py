@@ -270,3 +270,26 @@ def test_groups_join_gradients_have_other_dtypes_and_files_go_to_one_process(
 def test_steps_are_not_captured_into_graphs(gpu: Gpu) -> None:
     with pytest.raises(ValueError, match="capture_steps must be None where ranks share state, got 3"):
         nl.Lamb(gpu.arrays(small(1)), 0.1, capture_steps=3, comm=nl.Sharding(None))
+
+
+def test_a_model_moves_to_a_gpu_with_its_state(mapped: Any) -> None:
+    torch = pytest.importorskip("torch", reason="the peers extra is not installed")
+    import numba_lamb.torch as nlt
+    from tests.sharding.test_torch import network, take
+
+    single = network()
+    opt = nlt.Lamb(single.named_parameters(), lr=0.01)
+    take(single, opt, range(5))
+
+    def work(comm: Any) -> None:
+        model = network()
+        sharded = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm)
+        take(model, sharded, range(2))
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        for step in range(2, 5):
+            take(model, OnDouble(mapped, sharded), range(step, step + 1))
+        assert all(map(torch.equal, model.parameters(), single.parameters()))
+        assert sharded.stats() == opt.stats()
+
+    on_ranks(2, work, turns=True)

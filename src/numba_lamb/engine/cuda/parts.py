@@ -44,8 +44,6 @@ class CudaPartBackend(Ranks, CudaBackend):
     def __init__(self, index: int, library: str | None, comm: Comm) -> None:
         CudaBackend.__init__(self, index, library, None)
         self._join(comm)
-        with self._device.current():
-            self._device_comm = on_device(comm, self._device)
         # By the columns that are told.
         self._meetings: dict[tuple[int, ...], Meeting] = {}
         # Steps that were queued since counts were set.
@@ -68,9 +66,15 @@ class CudaPartBackend(Ranks, CudaBackend):
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
         self._meetings = {}
+        self._connect()
         CudaBackend.place(self, plan)
         self._note_layers()
         self._note_options()
+
+    def _connect(self) -> None:
+        """Have collectives that know nothing of memory that is given back."""
+        with self._device.current():
+            self._device_comm = on_device(self.comm, self._device)
 
     def columns_changed(self) -> None:
         """Have the other ranks know of columns that were rewritten."""

@@ -43,6 +43,7 @@ class CudaShardedBackend(Shards, CudaPartBackend):
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""
         self._plan = plan
+        self._connect()
         with self._device.current():
             self._place_traffic()
         CudaPartBackend.place(self, plan)
