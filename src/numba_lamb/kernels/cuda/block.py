@@ -106,6 +106,12 @@ def chunk_of(args: Any, chunk: Any, stopped: Any) -> Any:
 
 
 @cuda_function
+def begin_of(start: Any) -> Any:
+    """Return where the whole layer's chunk begins in which the chunk of a piece does."""
+    return start & -CHUNK
+
+
+@cuda_function
 def sums_of(args: Any, chunk: Any) -> Any:
     """Return the sums of one of this rank's chunks, by column."""
     return pointer_to(args[fields.SUMS] + chunk * columns.SUMS * DOUBLE_BYTES, 0.0)
@@ -170,13 +176,13 @@ def key_of(args: Any, layer: Any, start: Any, use: Any) -> Any:
 
 
 @cuda_function
-def store(array: Any, i: Any, value: Any, key: Any) -> None:
-    """Write one value."""
+def store(array: Any, i: Any, value: Any, key: Any, place: Any) -> None:
+    """Write one value, which is element `place` of the whole layer's chunk."""
     array[i] = value
 
 
 @cuda_function
-def store_rows(own: Any, array: Any, first: Any, last: Any, key: Any, upper: Any) -> None:
+def store_rows(own: Any, array: Any, first: Any, last: Any, begin: Any, key: Any, upper: Any) -> None:
     """Write rows that all are known of, which here are written value by value."""
 
 

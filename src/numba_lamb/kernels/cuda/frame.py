@@ -16,6 +16,7 @@ from numba_lamb.kernels.cuda.block import (
     add_sums,
     address_of,
     array_of,
+    begin_of,
     chunk_of,
     decode,
     doubles,
@@ -278,13 +279,14 @@ def decay_weights(args: Any, hyper: Any) -> None:
         return
     weights, w = array_of(args, hyper, layer, columns.WEIGHTS), own_rows(hyper)
     key = key_of(args, layer, start, storage.SHRUNK)
+    begin = begin_of(start)
     for first in range(start + this_lane(), last, STRIDE):
         load(w, weights, first, last)
         decode(w, weights)
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
-                store(weights, i, shrink * w[k], key)
+                store(weights, i, shrink * w[k], key, i - begin)
 
 
 def row_means(args: Any, hyper: Any) -> None:

@@ -19,6 +19,7 @@ from numba_lamb.kernels.cuda.block import (
     add_sums,
     address_of,
     array_of,
+    begin_of,
     chunk_of,
     decode,
     doubles,
@@ -125,6 +126,7 @@ def lans_advance(args: Any, hyper: Any) -> None:
     rows = rows_from(args, hyper, layer, start)
     w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
     key = key_of(args, layer, start, storage.MOMENTS)
+    begin = begin_of(start)
     weight_sum = update_sum = gradient_sum = 0.0
     for first in range(start + this_lane(), until(start, last), STRIDE):
         load(w, weights, first, last)
@@ -146,14 +148,14 @@ def lans_advance(args: Any, hyper: Any) -> None:
                 else:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
                     c = rules.lamb_direction(w[k], d, v[k], one, correction2, eps, decay)
-                    store(exp_avg, i, m[k], key)
-                    store(exp_avg_sq, i, v[k], key)
+                    store(exp_avg, i, m[k], key, i - begin)
+                    store(exp_avg_sq, i, v[k], key, i - begin)
                     weight_sum = rules.add_square(weight_sum, w[k])
                     update_sum = rules.add_square(update_sum, u)
                     gradient_sum = rules.add_square(gradient_sum, c)
         if STORED:
-            store_rows(m, exp_avg, first, last, key, False)
-            store_rows(v, exp_avg_sq, first, last, key, True)
+            store_rows(m, exp_avg, first, last, begin, key, False)
+            store_rows(v, exp_avg_sq, first, last, begin, key, True)
             for k in range(ROWS):
                 if first + k * LANES < last:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
@@ -222,6 +224,7 @@ def lans_descend(args: Any, hyper: Any) -> None:
     divisor, scale = scales[own + columns.DIVISOR], scales[own + columns.DESCEND]
     gradient_scale = scales[own + columns.GRADIENT_DESCEND]
     key = key_of(args, layer, start, storage.WEIGHTS)
+    begin = begin_of(start)
     rows = rows_from(args, hyper, layer, start)
     w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
     for first in range(start + this_lane(), last, STRIDE):
@@ -240,7 +243,7 @@ def lans_descend(args: Any, hyper: Any) -> None:
                 u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
                 c = rules.lamb_direction(w[k], d, v[k], one, correction2, eps, decay)
                 new_w = rules.descend(rules.descend(w[k], u, scale), c, gradient_scale)
-                store(weights, i, new_w, key)
+                store(weights, i, new_w, key, i - begin)
 
 
 LANS_KERNELS = (lans_squares, lans_normalize, lans_advance, lans_ratio, lans_descend)

@@ -26,6 +26,7 @@ from numba_lamb.kernels.cuda.block import (
     add_all_sums,
     add_lanes,
     array_of,
+    begin_of,
     chunk_of,
     decode,
     doubles,
@@ -84,6 +85,7 @@ def lamb_advance(args: Any, hyper: Any) -> None:
     rows = rows_from(args, hyper, layer, start)
     w, g, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper), own_rows(hyper)
     key = key_of(args, layer, start, storage.MOMENTS)
+    begin = begin_of(start)
     weight_sum = update_sum = 0.0
     for first in range(start + this_lane(), until(start, last), STRIDE):
         load(w, weights, first, last)
@@ -102,14 +104,14 @@ def lamb_advance(args: Any, hyper: Any) -> None:
                 v[k] = rules.second_moment(v[k], d, beta2, complement2)
                 if not STORED:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
-                    store(exp_avg, i, m[k], key)
-                    store(exp_avg_sq, i, v[k], key)
+                    store(exp_avg, i, m[k], key, i - begin)
+                    store(exp_avg_sq, i, v[k], key, i - begin)
                     weight_sum = rules.add_square(weight_sum, w[k])
                     update_sum = rules.add_square(update_sum, u)
         if STORED:
             # The direction is made of the moments as they are stored, which takes whole rows.
-            store_rows(m, exp_avg, first, last, key, False)
-            store_rows(v, exp_avg_sq, first, last, key, True)
+            store_rows(m, exp_avg, first, last, begin, key, False)
+            store_rows(v, exp_avg_sq, first, last, begin, key, True)
             for k in range(ROWS):
                 if first + k * LANES < last:
                     u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
@@ -215,6 +217,7 @@ def lamb_descend(args: Any, hyper: Any) -> None:
     eps, decay = hyper[row + columns.EPS], hyper[row + columns.DECAY]
     scale = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND]
     key = key_of(args, layer, start, storage.WEIGHTS)
+    begin = begin_of(start)
     w, m, v = own_rows(hyper), own_rows(hyper), own_rows(hyper)
     for first in range(start + this_lane(), last, STRIDE):
         load(w, weights, first, last)
@@ -227,7 +230,7 @@ def lamb_descend(args: Any, hyper: Any) -> None:
             i = first + k * LANES
             if i < last:
                 u = rules.lamb_direction(w[k], m[k], v[k], correction1, correction2, eps, decay)
-                store(weights, i, rules.descend(w[k], u, scale), key)
+                store(weights, i, rules.descend(w[k], u, scale), key, i - begin)
 
 
 # -- LARS and Momentum, which is LARS with ratio 1 -----------------------------------------------------------
@@ -341,6 +344,7 @@ def lars_update(args: Any, hyper: Any) -> None:
     descend = values(args, fields.SCALES, hyper)[layer * columns.SCALES + columns.DESCEND]
     rows = rows_from(args, hyper, layer, start)
     key = key_of(args, layer, start, storage.MOMENTS)
+    begin = begin_of(start)
     weights_key = key_of(args, layer, start, storage.WEIGHTS)
     w, g, v = own_rows(hyper), own_rows(hyper), own_rows(hyper)
     for first in range(start + this_lane(), until(start, last), STRIDE):
@@ -357,13 +361,13 @@ def lars_update(args: Any, hyper: Any) -> None:
                 v[k] = rules.momentum_advance(v[k], d, momentum, advance)
                 if not STORED:
                     u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
-                    store(exp_avg, i, v[k], key)
-                    store(weights, i, rules.descend(w[k], u, descend), weights_key)
+                    store(exp_avg, i, v[k], key, i - begin)
+                    store(weights, i, rules.descend(w[k], u, descend), weights_key, i - begin)
         if STORED:
-            store_rows(v, exp_avg, first, last, key, False)
+            store_rows(v, exp_avg, first, last, begin, key, False)
             for k in range(ROWS):
                 i = first + k * LANES
                 if i < last:
                     d = lars_gradient(g[k], w[k], rescale, decay, rows, i - start)
                     u = rules.momentum_direction(v[k], d, advance, velocity, lookahead)
-                    store(weights, i, rules.descend(w[k], u, descend), weights_key)
+                    store(weights, i, rules.descend(w[k], u, descend), weights_key, i - begin)

@@ -158,9 +158,9 @@ def key_of(args: Any, layer: Any, start: Any, use: Any) -> Any:
 
 
 @cuda_function
-def half_at(key: Any, i: Any, upper: Any) -> Any:
-    """Return 16 random bits of element `i` of a layer, given the key of its chunk."""
-    return storage.half_of(storage.random_bits(key, i & (CHUNK - 1)), upper)
+def half_at(key: Any, place: Any, upper: Any) -> Any:
+    """Return 16 random bits of one element of a chunk."""
+    return storage.half_of(storage.random_bits(key, place), upper)
 
 
 # -- writing -------------------------------------------------------------------------------------------------
@@ -173,8 +173,8 @@ def until(start: Any, last: Any) -> Any:
 
 
 @cuda_function
-def store(array: Any, i: Any, value: Any, key: Any) -> None:
-    """Write one value of the weights."""
+def store(array: Any, i: Any, value: Any, key: Any, place: Any) -> None:
+    """Write one value of the weights, which is element `place` of the whole layer's chunk."""
     kind, address, other = array[0], array[1], array[2]
     if kind == NATIVE:
         pointer_to(address, value)[i] = value
@@ -187,15 +187,15 @@ def store(array: Any, i: Any, value: Any, key: Any) -> None:
         pointer_to(other, _SINGLE)[i] = value
         pointer_to(address, _HALF)[i] = storage.to_float16(np.float32(value))
     elif kind == FLOAT16:
-        half = half_at(key, i, False)
+        half = half_at(key, place, False)
         pointer_to(address, _HALF)[i] = storage.random_float16(np.float32(value), half)
     elif kind == BFLOAT16:
-        half = half_at(key, i, False)
+        half = half_at(key, place, False)
         pointer_to(address, _HALF)[i] = storage.random_bfloat16(np.float32(value), half)
 
 
 @cuda_function
-def store_rows(own: Any, array: Any, first: Any, last: Any, key: Any, upper: Any) -> None:
+def store_rows(own: Any, array: Any, first: Any, last: Any, begin: Any, key: Any, upper: Any) -> None:
     """Write this thread's values of `ROWS` rows of a moment; they are then as they are stored.
 
     All threads must come here. `upper` says whether it is the second, whose are the upper random bits.
@@ -209,7 +209,7 @@ def store_rows(own: Any, array: Any, first: Any, last: Any, key: Any, upper: Any
         for k in range(ROWS):
             i = first + k * LANES
             if i < last:
-                half = half_at(key, i, upper)
+                half = half_at(key, i - begin, upper)
                 found = storage.random_bfloat16(np.float32(own[k]), half)
                 if upper:
                     found = storage.stored_second(np.float32(own[k]), half)
@@ -223,7 +223,7 @@ def store_rows(own: Any, array: Any, first: Any, last: Any, key: Any, upper: Any
                 scale = np.float32(own[ROWS + k])
                 if this_lane() == 0:
                     pointer_to(other, _SINGLE)[i // LANES] = scale
-                half, inverse = half_at(key, i, upper), np.float32(1) / scale
+                half, inverse = half_at(key, i - begin, upper), np.float32(1) / scale
                 if upper:
                     code = storage.code_of_second(np.float32(own[k]), scale, inverse, half)
                     pointer_to(address, _BYTE)[i] = np.int32(code)
