@@ -17,6 +17,7 @@ from numba_lamb.layout import FlatLayout, Layer
 from numba_lamb.memory.gradients import Held, Reader
 from numba_lamb.methods.options import Method, Statistic
 from numba_lamb.rates import Rate
+from numba_lamb.sharding import Division
 
 _Result = TypeVar("_Result")
 
@@ -99,6 +100,10 @@ class Backend(ABC):
         state_names: Sequence[str],
     ) -> Bucket:
         """Return tables and zeroed state for the layers of `dtype`."""
+
+    def _part_of(self, layout: FlatLayout, dtype: np.dtype[Any]) -> tuple[Division | None, int]:
+        """Return how ranks have the layers of `dtype`, None for one rank, and which rank this is."""
+        return None, 0
 
     def new_scale(self, following: Following, value: float) -> Scale:
         """Return a loss scale that is to follow this backend's steps."""

@@ -64,8 +64,8 @@ class Ranks(Backend):
 
     # -- who has what --------------------------------------------------------------------------------------
 
-    def _division(self, layout: FlatLayout, dtype: np.dtype[Any]) -> Division:
-        """Return how ranks have the layers of `dtype`."""
+    def _part_of(self, layout: FlatLayout, dtype: np.dtype[Any]) -> tuple[Division | None, int]:
+        """Return how ranks have the layers of `dtype`, and which rank this is."""
         layers = [layout.layers[k] for k in layout.indices(dtype)]
         known = [layer.name in self._cuts for layer in layers]
         others = FlatLayout(
@@ -76,7 +76,7 @@ class Ranks(Backend):
         for k, (layer, old) in enumerate(zip(layers, known, strict=True)):
             if old:
                 division.starts[:, k], division.stops[:, k] = self._cuts[layer.name]
-        return division
+        return division, self.comm.rank
 
     def _fresh(self, layout: FlatLayout, layers: Sequence[Layer], dtype: np.dtype[Any]) -> Division:
         """Return how ranks have layers of which nothing is known yet; those of no size are known."""

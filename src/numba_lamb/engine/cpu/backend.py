@@ -72,7 +72,8 @@ class CpuBackend(Backend):
         state_names: Sequence[str],
     ) -> CpuBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        return CpuBucket(layout, dtype, parameters, precisions, state_names)
+        given = layout, dtype, parameters, precisions, state_names
+        return CpuBucket(*given, *self._part_of(layout, dtype))
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values."""

@@ -10,13 +10,10 @@ from numba_lamb.comm import Comm
 from numba_lamb.engine.cpu.backend import CpuBackend
 from numba_lamb.engine.cpu.bucket import CpuBucket
 from numba_lamb.engine.interface import Plan
-from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.ranks import Ranks
-from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cpu import launch
 from numba_lamb.kernels.cpu.threads import cpu_quota, usable_cpus
-from numba_lamb.layout import FlatLayout
 from numba_lamb.memory.gradients import Held
 from numba_lamb.sharding import Division
 
@@ -49,18 +46,6 @@ class PartBackend(Ranks, CpuBackend):
         """Have the next step write rates, decays and the gradients' factors anew."""
         CpuBackend.columns_changed(self)
         self._note_options()
-
-    def new_bucket(
-        self,
-        layout: FlatLayout,
-        dtype: np.dtype[Any],
-        parameters: Sequence[Parameter],
-        precisions: Sequence[Precision],
-        state_names: Sequence[str],
-    ) -> CpuBucket:
-        """Return tables and zeroed state for this rank's part of the layers of `dtype`."""
-        division = self._division(layout, dtype)
-        return CpuBucket(layout, dtype, parameters, precisions, state_names, division, self.comm.rank)
 
     # -- the step ------------------------------------------------------------------------------------------
 

@@ -116,11 +116,6 @@ class CudaBackend(Backend):
         state_names: Sequence[str],
     ) -> CudaBucket:
         """Return tables and zeroed state for the layers of `dtype`."""
-        self._check_device(parameters)
-        with self._device.current():
-            return CudaBucket(layout, dtype, parameters, precisions, state_names, self._device)
-
-    def _check_device(self, parameters: Sequence[Parameter]) -> None:
         for parameter in parameters:
             if parameter.storage.device not in (None, self._device.index):
                 raise ValueError(
@@ -129,6 +124,9 @@ class CudaBackend(Backend):
                 )
         # Validate before anything is modified.
         self._rates.rehearse()
+        given = layout, dtype, parameters, precisions, state_names, self._device
+        with self._device.current():
+            return CudaBucket(*given, *self._part_of(layout, dtype))
 
     def values_of(self, parameter: Parameter) -> NDArray[Any]:
         """Return a parameter's values, after waiting for the device."""

@@ -13,12 +13,9 @@ from numba_lamb.engine.cuda.bucket import CudaBucket
 from numba_lamb.engine.cuda.collectives import on_device
 from numba_lamb.engine.cuda.meeting import Meeting
 from numba_lamb.engine.interface import Plan
-from numba_lamb.engine.precision import Precision
 from numba_lamb.engine.ranks import Known, Ranks, written_by
-from numba_lamb.groups import Parameter
 from numba_lamb.kernels import columns
 from numba_lamb.kernels.cuda import fields
-from numba_lamb.layout import FlatLayout
 from numba_lamb.memory import device
 from numba_lamb.memory.gradients import Held
 
@@ -48,20 +45,6 @@ class CudaPartBackend(Ranks, CudaBackend):
         self._meetings: dict[tuple[int, ...], Meeting] = {}
         # Steps that were queued since counts were set.
         self._queued = 0
-
-    def new_bucket(
-        self,
-        layout: FlatLayout,
-        dtype: np.dtype[Any],
-        parameters: Sequence[Parameter],
-        precisions: Sequence[Precision],
-        state_names: Sequence[str],
-    ) -> CudaBucket:
-        """Return tables and zeroed state for this rank's part of the layers of `dtype`."""
-        given = self._division(layout, dtype), self.comm.rank
-        self._check_device(parameters)
-        with self._device.current():
-            return CudaBucket(layout, dtype, parameters, precisions, state_names, self._device, *given)
 
     def place(self, plan: Plan) -> None:
         """Get ready for a plan that is new, or whose buckets, groups or method are."""

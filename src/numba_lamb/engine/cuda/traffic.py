@@ -42,19 +42,9 @@ class CudaTraffic(Traffic):
         itemsize = bucket.dtype.itemsize
         self._shard = zeros(gpu, self.elements * itemsize)
         self.places = self._placed(self._shard.address)
-        # Messages of gradients, this rank's and what comes, then those of weights.
-        self._slots = [
-            [
-                zeros(gpu, nbytes)
-                for nbytes in (
-                    self.size * self.room * itemsize,
-                    self.size * self.room * itemsize,
-                    self.byte_room,
-                    self.size * self.byte_room,
-                )
-            ]
-            for _ in range(self.slots)
-        ]
+        # A message of this rank, and what comes: of gradients, and once all of those are there, of weights.
+        nbytes = self.size * max(self.room * itemsize, self.byte_room)
+        self._slots = [(zeros(gpu, nbytes), zeros(gpu, nbytes)) for _ in range(self.slots)]
         block = Block(
             {
                 "given": (bucket.addresses.shape, np.int64),
@@ -87,7 +77,7 @@ class CudaTraffic(Traffic):
     def _fields(self, number: int, block: Block, tables: Block) -> list[Mapping[int, int]]:
         """Return in which fields the arguments of a piece's kernels differ from the bucket's, by row."""
         piece, slot = self.pieces[number], self._slots[number % SLOTS]
-        sent, came, own, all_told = (buffer.address for buffer in slot)
+        sent, came = (buffer.address for buffer in slot)
         itemsize = self.bucket.dtype.itemsize
 
         def runs(name: str) -> dict[int, int]:
@@ -119,8 +109,8 @@ class CudaTraffic(Traffic):
                 fields.AVERAGES: self._shard.address + piece.elements.start * itemsize,
                 fields.AVERAGE_COUNT: piece.elements.stop - piece.elements.start,
             },
-            {**runs("own"), fields.MESSAGE: own},
-            {**runs("others"), fields.MESSAGE: all_told},
+            {**runs("own"), fields.MESSAGE: sent},
+            {**runs("others"), fields.MESSAGE: came},
             update,
         ]
 
@@ -147,7 +137,7 @@ class CudaTraffic(Traffic):
     # -- gradients -----------------------------------------------------------------------------------------
 
     def _send_gradients(self, number: int) -> Wait:
-        piece, (sent, came, _, _) = self.pieces[number], self._slots[number % SLOTS]
+        piece, (sent, came) = self.pieces[number], self._slots[number % SLOTS]
         self._run("pack_gradients", number, _PACK_GRADIENTS, len(piece.runs), bool(self.formats.any()))
         nbytes = self.size * piece.room * self.bucket.dtype.itemsize
         return self._comm.all_to_all(Span(came.address, nbytes), Span(sent.address, nbytes), self.stream)
@@ -159,11 +149,12 @@ class CudaTraffic(Traffic):
     # -- weights -------------------------------------------------------------------------------------------
 
     def _send_weights(self, number: int) -> Wait:
-        piece, (_, _, own, all_told) = self.pieces[number], self._slots[number % SLOTS]
+        piece, (sent, came) = self.pieces[number], self._slots[number % SLOTS]
         self._run("pack_weights", number, _PACK_WEIGHTS, len(piece.own))
         nbytes = piece.byte_room
-        told, sent = Span(all_told.address, self.size * nbytes), Span(own.address, nbytes)
-        return self._comm.all_gather(told, sent, self.stream)
+        return self._comm.all_gather(
+            Span(came.address, self.size * nbytes), Span(sent.address, nbytes), self.stream
+        )
 
     def _unpack_weights(self, number: int) -> None:
         self._run("unpack_weights", number, _UNPACK_WEIGHTS, len(self.pieces[number].others))
