@@ -34,6 +34,11 @@ def test_a_fault_of_one_rank_is_an_error_on_the_other(tmp_path: Path, fault: str
     assert "load a checkpoint into a new optimizer" in told
 
 
+@gloo
+def test_groups_of_a_gpus_memory_alone(tmp_path: Path) -> None:
+    finish(start(3, "group_main.py", tmp_path))
+
+
 def test_mpi() -> None:
     pytest.importorskip("mpi4py")
     mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")

@@ -1,7 +1,27 @@
 """Which CPUs ranks of one machine share."""
 
 import os
-from collections.abc import Sequence
+import socket
+from hashlib import blake2b
+from typing import Protocol
+
+import numpy as np
+
+from numba_lamb.comm.interface import Array, Wait
+
+_NAME, _CPUS = 8, 1024
+"""Bytes of a machine's name, hashed, and of a mask of its CPUs: Linux has 8192 at most."""
+
+
+class Gathers(Protocol):
+    """What gathers bytes of all ranks."""
+
+    @property
+    def size(self) -> int:
+        """How many ranks there are."""
+
+    def all_gather(self, out: Array, values: Array) -> Wait:
+        """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
 
 
 def own_cpus() -> list[int]:
@@ -11,7 +31,16 @@ def own_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def sharing(all_cpus: Sequence[Sequence[int]]) -> int:
-    """Return how many ranks of this machine, given the CPUs of each, may run on any CPU of this one."""
-    own = set(own_cpus())
-    return max(1, sum(not own.isdisjoint(cpus) for cpus in all_cpus))
+def ranks_sharing(comm: Gathers) -> int:
+    """Return how many ranks may run on any CPU of this one, itself among them; every rank must call it."""
+    own = np.zeros(_NAME + _CPUS, dtype=np.uint8)
+    own[:_NAME] = np.frombuffer(
+        blake2b(socket.gethostname().encode(), digest_size=_NAME).digest(), dtype=np.uint8
+    )
+    mask = np.zeros(8 * _CPUS, dtype=np.bool_)
+    mask[[cpu for cpu in own_cpus() if cpu < len(mask)]] = True
+    own[_NAME:] = np.packbits(mask)
+    told = np.zeros((comm.size, len(own)), dtype=np.uint8)
+    comm.all_gather(told, own)()
+    near = (told[:, :_NAME] == own[:_NAME]).all(axis=1)
+    return max(1, int((near & (told[:, _NAME:] & own[_NAME:]).any(axis=1)).sum()))

@@ -1,14 +1,14 @@
 """Collectives of torch.distributed."""
 
-import socket
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from numba_lamb.comm.cpus import own_cpus, sharing
+from numba_lamb.comm.cpus import ranks_sharing
 from numba_lamb.comm.interface import Array, CommError, DeviceComm, Span, Wait
+from numba_lamb.torch.gloo import gloo_of
 
 # Renamed in PyTorch 2.13, where the older name warns.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -35,15 +35,9 @@ class TorchComm:
         self._given, self._timeout = group, timedelta(seconds=timeout)
         self._group = group
         if "cpu" not in dist.get_backend_config(group):
-            self._group = dist.new_group(
-                dist.get_process_group_ranks(group or dist.GroupMember.WORLD),
-                backend="gloo",
-                use_local_synchronization=True,
-            )
+            self._group = gloo_of(group, self._timeout)
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
-        told: list[Any] = [None] * self.size
-        dist.all_gather_object(told, (socket.gethostname(), own_cpus()), group=self._group)
-        self.sharing = sharing([cpus for host, cpus in told if host == socket.gethostname()])
+        self.sharing = ranks_sharing(self)
 
     def on_device(self, index: int) -> DeviceComm | None:
         """Return NCCL's collectives on a GPU's memory, None where the group has no NCCL."""
