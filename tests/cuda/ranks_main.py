@@ -25,6 +25,7 @@ from tests.sharding.test_torch import take
 KINDS = {
     "float32": (Lamb, {"lr": 0.02, "weight_decay": 0.1, "max_grad_norm": 1.0, "nonfinite": "skip"}),
     "bfloat16": (Lamb, {"lr": 0.02, "moments": "bfloat16"}),
+    "8 bits": (Lamb, {"lr": 0.02, "moments": "int8"}),
     "lars": (Lars, {"lr": 0.1}),
 }
 
@@ -32,6 +33,12 @@ KINDS = {
 def network(dtype: torch.dtype) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(30, 65), nn.LayerNorm(65), nn.Linear(65, 5)).to(dtype)
+
+
+def network_of_rows() -> nn.Module:
+    """Return a network whose pieces do not end inside of rows of 128 elements."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(30, 128, bias=False), nn.Tanh(), nn.Linear(128, 5, bias=False))
 
 
 def give_gradients(model: nn.Module, single: nn.Module, step: int) -> None:
@@ -47,7 +54,7 @@ def give_gradients(model: nn.Module, single: nn.Module, step: int) -> None:
 def check(mapped: Mapped, kind: str, meshes: tuple[int, ...]) -> None:
     make, options = KINDS[kind]
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
-    single, model = network(dtype), network(dtype)
+    single, model = (network_of_rows() if kind == "8 bits" else network(dtype) for _ in range(2))
     fully_shard(model, mesh=init_device_mesh("cpu", meshes, mesh_dim_names=("outer", "inner")[: len(meshes)]))
     alone, opt = make(single.named_parameters(), **options), make(model.named_parameters(), **options)
     for step in range(4):

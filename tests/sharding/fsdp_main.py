@@ -5,14 +5,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    get_state_dict,
+    set_optimizer_state_dict,
+    set_state_dict,
+)
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate
+from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from numba_lamb.torch import Lamb, Lars, Momentum
@@ -102,6 +109,69 @@ def check(kind: str, make: Any, options: dict[str, Any], dtype: torch.dtype, fol
         assert torch.equal(parameter.to_local(), other.to_local()), kind
 
 
+def check_8_bits(folder: Path) -> None:
+    """Moments of 8 bits, whose scales go from one number of ranks to another and to one process."""
+
+    def made(model: nn.Module) -> Lamb:
+        rows = [p for p in model.parameters() if p.ndim > 1]
+        others = [p for p in model.parameters() if p.ndim == 1]
+        return Lamb([{"params": rows, "moments": "int8"}, {"params": others}], lr=0.02)
+
+    torch.manual_seed(0)
+    single, model, again = Network(), network("sharded", torch.float32), network("hybrid", torch.float32)
+    with pytest.raises(
+        ValueError, match=r"moments must be None or 'bfloat16' for 'first\.bias', whose pieces end"
+    ):
+        Lamb(model.named_parameters(), moments="int8")
+    alone, opt, resumed = made(single), made(model), made(again)
+
+    def step(number: int, *others: tuple[nn.Module, Lamb]) -> None:
+        gradients(model, number)
+        for each, optimizer in others:
+            for own, parameter in zip(each.parameters(), model.parameters(), strict=True):
+                own.grad = whole(parameter.grad).clone()
+                if isinstance(own, DTensor):
+                    own.grad = distribute_tensor(own.grad, own.device_mesh, own.placements)
+            optimizer.step()
+        opt.step()
+
+    def same_codes(other: Lamb, parameters: list[nn.Parameter]) -> None:
+        for parameter, own in zip(model.parameters(), parameters, strict=True):
+            if parameter.ndim > 1:
+                for name in ("exp_avg", "exp_avg_scale", "exp_avg_sq", "exp_avg_sq_scale"):
+                    found, expected = whole(opt.state[parameter][name]), whole(other.state[own][name])
+                    assert torch.equal(found, expected), name
+
+    for number in range(5):
+        step(number, (single, alone))
+    same_codes(alone, [*single.parameters()])
+
+    weights, state = get_state_dict(model, opt)
+    dcp.save({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    weights, state = get_state_dict(again, resumed)
+    dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
+    set_state_dict(again, resumed, model_state_dict=weights, optim_state_dict=state)
+    same_codes(resumed, [*again.parameters()])
+
+    # All of it in one process, and back.
+    everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    state = get_optimizer_state_dict(model, opt, options=everything)
+    # PyTorch makes no state of a new optimizer whose parameters have gradients.
+    for each in (single, model):
+        each.zero_grad()
+    loaded = made(single)
+    told = [state if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(told)
+    set_optimizer_state_dict(single, loaded, told[0], options=everything)
+    same_codes(loaded, [*single.parameters()])
+    opt = made(model)
+    set_optimizer_state_dict(model, opt, get_optimizer_state_dict(single, loaded), options=everything)
+    same_codes(loaded, [*single.parameters()])
+    step(5, (single, loaded), (again, resumed))
+    same_codes(loaded, [*single.parameters()])
+    same_codes(resumed, [*again.parameters()])
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -112,6 +182,7 @@ def main(folder: Path) -> None:
     check("sharded", Lamb, {"lr": 0.02, "moments": "bfloat16"}, torch.bfloat16, folder / "bfloat16")
     check("sharded", Lars, {"lr": 0.1}, torch.float32, folder / "lars")
     check("sharded", Momentum, {"lr": 0.1}, torch.float32, folder / "momentum")
+    check_8_bits(folder / "8 bits")
     dist.destroy_process_group()
 
 

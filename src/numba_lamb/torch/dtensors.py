@@ -11,6 +11,7 @@ from torch import Tensor
 from numba_lamb.comm import Comm
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.torch.comm import TorchComm
+from numba_lamb.torch.scales import scale_shape
 
 _AXES = 8
 """The most axes that a DTensor may have here."""
@@ -37,19 +38,31 @@ def alike(gradient: Any, parameter: Any) -> Any:
         return gradient.redistribute(parameter.device_mesh, parameter.placements)
 
 
-def like(local: Tensor, parameter: Any) -> Any:
-    """Return a piece of state as a DTensor that lies as its parameter does."""
+def like(local: Tensor, parameter: Any, shaped: bool) -> Any:
+    """Return a piece of state as a DTensor that lies as its parameter does.
+
+    Parameters
+    ----------
+    local : Tensor
+        What there is of it here.
+    parameter : Tensor
+        Whose state it is; nothing is done where that is no DTensor.
+    shaped : bool
+        Whether the state has the parameter's shape, and not that of its scales.
+    """
     if not is_dtensor(parameter):
         return local
+    mesh, placements = parameter.device_mesh, parameter.placements
+    shape, stride = parameter.shape, parameter.stride()
+    if not shaped:
+        shape = torch.Size(scale_shape(parameter))
+        stride = torch.empty(shape, device="meta").stride()
+        # Scales may lack an axis along which there is one piece.
+        from torch.distributed.tensor import Replicate
+
+        placements = [p if n > 1 else Replicate() for p, n in zip(placements, mesh.shape, strict=True)]
     kind: Any = type(parameter)
-    return kind.from_local(
-        local,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+    return kind.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
 def check_pieces(what: str, tensor: Any) -> None:

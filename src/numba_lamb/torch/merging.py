@@ -13,6 +13,7 @@ from numba_lamb.methods.lars import MOMENTUM
 from numba_lamb.methods.options import Method, Row
 from numba_lamb.torch.dtensors import is_dtensor
 from numba_lamb.torch.keys import where
+from numba_lamb.torch.scales import has_whole_rows
 
 Shapes = list[dict[int, tuple[int, ...]]]
 """For each group the shapes of its parameters by ``id``: a reference would keep alive what was replaced."""
@@ -64,10 +65,10 @@ def check_layer(name: str, tensor: Tensor, group: Mapping[str, Any], method: Met
             f"parameter {name!r} must be a layer, got one of several that FSDP1 flattened, or a piece of those, "
             "whose norm is no layer's; fully_shard of FSDP2 leaves layers as they are"
         )
-    if is_dtensor(tensor) and group["moments"] == "int8":
+    if is_dtensor(tensor) and group["moments"] == "int8" and not has_whole_rows(tensor):
         raise ValueError(
-            f"moments must be None or 'bfloat16' for {name!r}, a DTensor, got 'int8', whose scales belong to rows "
-            "that ranks cut; numba_lamb.torch.ShardedLamb and its like have them"
+            f"moments must be None or 'bfloat16' for {name!r}, whose pieces end inside of rows of 128 elements "
+            "that share a scale, got 'int8'; give it a group of its own"
         )
 
 

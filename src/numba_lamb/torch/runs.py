@@ -13,6 +13,7 @@ from numba_lamb.kernels import columns
 from numba_lamb.layout import LANES, arithmetic_of
 from numba_lamb.memory.array_reader import Int64
 from numba_lamb.torch.dtensors import local_of
+from numba_lamb.torch.scales import scale_shape
 from numba_lamb.torch.stored import in_memory_order
 from numba_lamb.torch.tensors import address_of
 
@@ -61,7 +62,7 @@ class Runs:
         dense = self._dense[k].detach()
         if piece.shaped:
             return torch.empty_like(dense, dtype=dtype)
-        return torch.empty(-(-dense.numel() // LANES), dtype=dtype, device=dense.device)
+        return torch.empty(scale_shape(dense), dtype=dtype, device=dense.device)
 
     def _form(self, k: int) -> Tensor:
         run, dense = self.of(k), self._dense[k]
@@ -81,8 +82,8 @@ class Runs:
         for name, value in held.items():
             if not isinstance(value, Tensor) or name == "step":
                 continue
-            if name.endswith("_scale") and value.shape == (rows,):
-                found[name] = value[own]
+            if name.endswith("_scale") and value.numel() == rows:
+                found[name] = value.reshape(-1)[own]
             elif value.shape == dense.shape:
                 found[name] = in_memory_order(value, dense)[slice(*run)]
         return found

@@ -9,11 +9,12 @@ import torch
 from torch.utils.dlpack import from_dlpack
 
 from numba_lamb.engine.precision import Piece
-from numba_lamb.layout import ALIGNMENT, LANES
+from numba_lamb.layout import ALIGNMENT
 from numba_lamb.memory.arrays import aligned_zeros
 from numba_lamb.torch.counts import check_count
 from numba_lamb.torch.entry import StateEntry
 from numba_lamb.torch.places import Places
+from numba_lamb.torch.scales import scale_shape
 from numba_lamb.torch.stored import STATE_DTYPES, Pieces, fitted, shape_of
 from numba_lamb.torch.tensors import check_own_memory
 
@@ -56,7 +57,10 @@ class FlatState:
             if given is None:
                 continue
             what = f"state {key!r} of parameter {name!r}"
-            shape = (-(-tensor.numel() // LANES),) if key in scales else tuple(tensor.shape)
+            shape = scale_shape(tensor) if key in scales else tuple(tensor.shape)
+            if key in scales and isinstance(given, torch.Tensor) and given.numel() == math.prod(shape):
+                # Those of a part of a parameter are flat.
+                given = given.reshape(shape)
             if not isinstance(given, torch.Tensor) or given.shape != shape:
                 shown = tuple(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
                 raise ValueError(f"{what} must be a tensor of shape {shape}, not {shown}")
@@ -93,7 +97,7 @@ class FlatState:
         order: Sequence[int],
         places: Mapping[int, int],
         state: Any,
-        dress: Callable[[torch.Tensor, torch.Tensor], Any],
+        dress: Callable[[torch.Tensor, torch.Tensor, bool], Any],
     ) -> torch.Tensor:
         """Put every parameter's state into flat buffers and `state`; return the flat step counts, float32.
 
@@ -114,7 +118,7 @@ class FlatState:
         state : dict
             The optimizer's ``state``; each parameter's entry keeps what else is in it.
         dress : callable
-            From a piece of state and its parameter to what others see of it.
+            From a piece of state, its parameter, and whether it has that shape, to what others see of it.
         """
         homeless = [
             (tensor, form, own)
@@ -149,7 +153,10 @@ class FlatState:
         for k, tensor in enumerate(tensors):
             step = _piece(steps, places[k], (), ())
             moments = self._homes[tensor].moments
-            own = {"step": step, **{key: dress(moment, tensor) for key, moment in moments.items()}}
+            own = {
+                "step": step,
+                **{key: dress(moment, tensor, pieces[k][key].shaped) for key, moment in moments.items()},
+            }
             state[tensor] = StateEntry({**state[tensor], **own}, self._writes)
             parts += [step, *moments.values()]
         self._pieces = Places(parts)
@@ -183,7 +190,7 @@ class FlatState:
     def _strides(tensor: torch.Tensor, piece: Piece) -> tuple[int, ...]:
         """Return the strides of a parameter's state: its own where it fills its memory."""
         if not piece.shaped:
-            return (1,)
+            return tuple(torch.empty(shape_of(piece, tensor), device="meta").stride())
         return tuple(torch.empty_like(tensor, device="meta").stride())
 
     def _make(self, homeless: Sequence[tuple[torch.Tensor, torch.Tensor, Pieces]]) -> None:

@@ -10,6 +10,7 @@ from numba_lamb.engine.precision import Piece, Precision
 from numba_lamb.layout import LANES
 from numba_lamb.numerics.storage import FLOAT16_END
 from numba_lamb.torch.dtensors import local_of
+from numba_lamb.torch.scales import scale_shape
 from numba_lamb.torch.tensors import NUMPY_DTYPES
 
 STATE_DTYPES: dict[np.dtype[Any], torch.dtype] = {
@@ -36,7 +37,7 @@ def pieces_of(tensor: torch.Tensor, group: Mapping[str, Any], names: Sequence[st
 
 def shape_of(piece: Piece, tensor: torch.Tensor) -> tuple[int, ...]:
     """Return the shape of a piece of a parameter's state."""
-    return tuple(tensor.shape) if piece.shaped else (piece.size,)
+    return tuple(tensor.shape) if piece.shaped else scale_shape(tensor)
 
 
 def fitted(
@@ -107,7 +108,7 @@ def _like(flat: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(scale: torch.Tensor, count: int) -> torch.Tensor:
-    return scale.to(torch.float32).repeat_interleave(LANES)[:count]
+    return scale.reshape(-1).to(torch.float32).repeat_interleave(LANES)[:count]
 
 
 def _decoded(codes: torch.Tensor, scale: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
@@ -131,4 +132,4 @@ def _coded(name: str, number: int, value: torch.Tensor, tensor: torch.Tensor) ->
     else:
         near = (share.sqrt() * 255.0).round()
         codes = torch.where(flat > 0, near.clamp_min(1.0), near).to(torch.uint8)
-    return {name: _like(codes, tensor), f"{name}_scale": scale}
+    return {name: _like(codes, tensor), f"{name}_scale": scale.reshape(scale_shape(tensor))}
