@@ -34,10 +34,13 @@ class Division:
     ----------
     starts, stops : int64 array, shape (ranks, layers)
         The run of each layer that a rank has; alike for none.
+    near : bool array, shape (ranks, layers), or None
+        Whose sums of a layer are taken here: others may have another tensor of its name. None for anybody's.
     """
 
     starts: Int64
     stops: Int64
+    near: NDArray[np.bool_] | None = None
 
     @cached_property
     def _table(self) -> tuple[Int64, Int64]:
@@ -64,13 +67,14 @@ class Division:
         return list(zip(self.starts[rank].tolist(), self.stops[rank].tolist(), strict=True))
 
     @cached_property
-    def owner(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """For each chunk the first rank that has it, and which of that rank's it is."""
-        rank, place = np.zeros((2, len(self.chunks)), dtype=np.intp)
-        for number in reversed(range(len(self.own))):
-            rank[self.own[number]] = number
-            place[self.own[number]] = np.arange(len(self.own[number]))
-        return rank, place
+    def sources(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """For each chunk the rank whose sums are taken, and which of that rank's it is."""
+        source, place = np.zeros((2, len(self.chunks)), dtype=np.intp)
+        for number, own in reversed([*enumerate(self.own)]):
+            near = slice(None) if self.near is None else self.near[number, self.chunks[own, 0]]
+            source[own[near]] = number
+            place[own[near]] = np.arange(len(own))[near]
+        return source, place
 
     @property
     def overlaps(self) -> bool:

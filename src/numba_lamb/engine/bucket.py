@@ -210,7 +210,8 @@ class Bucket(ABC):
             if layer.group in groups and 0 < stop - start < layer.size:
                 raise ValueError(
                     f"grad_centralization of group {layer.group} must be False for {layer.name!r}, which lies on "
-                    "several ranks, got True; give it when the optimizer is made, and its layers are kept whole"
+                    "several ranks, got True; where ranks share state, give it when the optimizer is made, and "
+                    "its layers are kept whole"
                 )
 
     def _has(self, row: int) -> bool:

@@ -154,6 +154,12 @@ class Backend(ABC):
         """Do `work` on every rank, and raise on every rank if it fails on any."""
         return work()
 
+    def tell(self, error: BaseException) -> None:  # noqa: B027  (most are alone)
+        """Tell other ranks of an error that keeps this one from a step."""
+
+    def check_whole(self) -> None:  # noqa: B027  (most are alone)
+        """Raise if a step was not finished, and state is worth nothing."""
+
     def take_state(self, bucket: Bucket, values: Mapping[str, NDArray[Any]]) -> None:
         """Put back what `whole_state` returned."""
         bucket.restore(values)

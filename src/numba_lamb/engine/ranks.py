@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,19 @@ _BROKEN = (
     "a step failed or was interrupted halfway, and ranks may not be at one step; load a checkpoint into a new "
     "optimizer"
 )
+_UNLOADED = (
+    "load_state_dict failed on a rank, and ranks may have different state; load a checkpoint on all of them"
+)
 
 _Result = TypeVar("_Result")
+
+
+class _Cut(NamedTuple):
+    """How ranks have a layer, as in `Division`."""
+
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    near: NDArray[np.bool_] | None
 
 
 class Known(Exception):
@@ -38,16 +49,19 @@ class Ranks(Backend):
         """Begin as one of the ranks."""
         self.comm = comm
         self._agreement = Agreement(comm)
-        self._layers = self._options = b""
+        self._layers = self._division = self._options = b""
         # How ranks have layers: state stays where it is when other layers come.
-        self._cuts: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
+        self._cuts: dict[str, _Cut] = {}
         self._broken = ""
+        self._unloaded = False
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("an optimizer that ranks share cannot be copied or pickled; use its state_dict")
 
     def _note_layers(self) -> None:
         self._layers = digest(self._plan.method.name, described_layers(self._plan.layout))
+        divisions = [bucket.division for bucket in self._plan.buckets if bucket.division is not None]
+        self._division = digest(*(cut.tobytes() for one in divisions for cut in (one.starts, one.stops)))
 
     def _note_options(self) -> None:
         # What a step writes of its own is told by other facts.
@@ -67,7 +81,7 @@ class Ranks(Backend):
     def _part_of(self, layout: FlatLayout, dtype: np.dtype[Any]) -> tuple[Division | None, int]:
         """Return how ranks have the layers of `dtype`, and which rank this is."""
         layers = [layout.layers[k] for k in layout.indices(dtype)]
-        known = [layer.name in self._cuts for layer in layers]
+        known = [self._is_cut(layer) for layer in layers]
         others = FlatLayout(
             (layer.name, (0,) if old else layer.shape, layer.dtype)
             for layer, old in zip(layers, known, strict=True)
@@ -75,18 +89,34 @@ class Ranks(Backend):
         division = self._fresh(others, layers, dtype)
         for k, (layer, old) in enumerate(zip(layers, known, strict=True)):
             if old:
-                division.starts[:, k], division.stops[:, k] = self._cuts[layer.name]
+                cut = self._cuts[layer.name]
+                division.starts[:, k], division.stops[:, k] = cut.starts, cut.stops
+                if division.near is not None:
+                    division.near[:, k] = cut.near
         return division, self.comm.rank
+
+    def _is_cut(self, layer: Layer) -> bool:
+        """Return whether it is known how ranks have a layer, and not one that had its name before."""
+        return layer.name in self._cuts and int(self._cuts[layer.name].stops.max()) == layer.size
 
     def _fresh(self, layout: FlatLayout, layers: Sequence[Layer], dtype: np.dtype[Any]) -> Division:
         """Return how ranks have layers of which nothing is known yet; those of no size are known."""
         sizes = np.array([layer.size for layer in layout.layers], dtype=np.int64)
         starts = np.zeros((self.comm.size, len(sizes)), dtype=np.int64)
-        return Division(starts, starts + sizes)
+        # What is not in pieces is each rank's own.
+        near = np.zeros(starts.shape, dtype=np.bool_)
+        near[self.comm.rank] = True
+        return Division(starts, starts + sizes, near)
 
-    def cut_as(self, name: str, starts: NDArray[np.int64], stops: NDArray[np.int64]) -> None:
-        """Have ranks have these runs of a layer from now on."""
-        self._cuts[name] = starts.copy(), stops.copy()
+    def cut_as(
+        self,
+        name: str,
+        starts: NDArray[np.int64],
+        stops: NDArray[np.int64],
+        near: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Have ranks have these runs of a layer from now on; those of ranks that are not `near` are of another."""
+        self._cuts[name] = _Cut(starts.copy(), stops.copy(), near)
 
     def forget(self) -> None:
         """Forget how ranks have layers: state is about to be replaced."""
@@ -154,7 +184,9 @@ class Ranks(Backend):
         """Return what must be the same on all ranks."""
         steps, rates, scale = self._said()
         return {
+            "the call": digest("step"),
             "the layers": self._layers,
+            "how ranks have cut the layers": self._division,
             "the number of steps": digest(steps),
             "options": self._options,
             "learning rates and weight decays": digest(rates),
@@ -180,11 +212,32 @@ class Ranks(Backend):
     # -- errors --------------------------------------------------------------------------------------------
 
     def tell(self, error: BaseException) -> None:
-        """Tell the other ranks of an error that keeps this one from a step."""
-        self.check_whole()
+        """Tell the other ranks of an error that keeps this one from a step, but for one that all know of."""
+        if isinstance(error, CommError):
+            return
+        self.check_whole(loading=True)
         self._broken = _BROKEN
         self._agreement.fail(error)
         self._broken = ""
+
+    def agree(self, call: str, **facts: bytes) -> None:
+        """Raise on all ranks unless all are at this call, and know the same facts, by names with underscores."""
+        self.check_whole(loading=True)
+        self._broken = _BROKEN
+        named = {name.replace("_", " "): fact for name, fact in facts.items()}
+        try:
+            self._agreement.reach({"the call": digest(call), **named}, np.zeros(0, dtype=np.bool_))
+        except Disagreement:
+            self._broken = ""
+            raise
+        self._broken = ""
+
+    def load(self, work: Callable[[], object], loaded: Callable[[], bytes]) -> None:
+        """Load state by `work` on every rank; no step can be taken if any fails, or they `loaded` other steps."""
+        self._unloaded = True
+        self.on_all(work)
+        self.agree("load_state_dict", the_number_of_steps=loaded())
+        self._unloaded = False
 
     def on_one(self, work: Callable[[], object]) -> None:
         """Do `work` on the first rank; raise on every rank if it fails."""
@@ -197,13 +250,15 @@ class Ranks(Backend):
         except BaseException as error:
             self.tell(error)
             raise
-        self._agreement.reach({}, np.zeros(0, dtype=np.bool_))
+        self.agree("on all")
         return found
 
-    def check_whole(self) -> None:
+    def check_whole(self, loading: bool = False) -> None:
         """Raise if a step was not finished, and state is worth nothing."""
         if self._broken:
             raise CommError(self._broken)
+        if self._unloaded and not loading:
+            raise CommError(_UNLOADED)
 
 
 def written_by(passes: Sequence[Pass]) -> list[int]:

@@ -52,6 +52,7 @@ class Shards(Ranks):
 
     def whole_state(self, bucket: Bucket) -> dict[str, NDArray[Any]]:
         """Return what a step left behind of all layers, of which every rank tells its part."""
+        self.agree("state_dict")
         found, own = self.whole_blank(bucket), bucket.saved()
         found |= {name: array for name, array in own.items() if name not in bucket.state.nbytes}
         parts = [_state_of(bucket, rank) for rank in range(self.comm.size)]

@@ -75,6 +75,7 @@ class Optimizer(OptionNames, Described, Copied, ABC):
             self._add(found)
             described["the layers"] = described_layers(self.layout)
             described["options"] = plain_options(self.param_groups)
+            described["bucket_mb"] = None if ranks is None else ranks.bucket_mb
 
     learning_rate = GroupOption("lr")
     weight_decay = GroupOption()
@@ -271,7 +272,11 @@ class Optimizer(OptionNames, Described, Copied, ABC):
             return tuple(applied and given for given in self._gradients.given())
 
     def _apply(self, gradients: Gradients, stream: object) -> bool:
-        self._groups.follow(self._rewrite_columns)
+        try:
+            self._groups.follow(self._rewrite_columns)
+        except BaseException as error:
+            self._backend.tell(error)
+            raise
         passed = self._backend.prepare(partial(self._gradients.read, gradients), stream)
         if passed:
             self._backend.commit()

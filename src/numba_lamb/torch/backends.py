@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import torch
 
+from numba_lamb.engine.agreement import digest
 from numba_lamb.engine.choose import backend_on, parts_on
 from numba_lamb.engine.interface import Backend
 from numba_lamb.engine.ranks import Ranks
-from numba_lamb.torch.dtensors import comm_of, runs_of
+from numba_lamb.torch.comm import TorchComm
+from numba_lamb.torch.dtensors import comm_of, nears_of, runs_of
 from numba_lamb.torch.members import Member
 
 
@@ -26,6 +28,12 @@ def backend_of(device: torch.device | None, pieces: Sequence[Member]) -> Backend
 def find_pieces(backend: Backend, pieces: Sequence[Member]) -> None:
     """Tell a backend which pieces of DTensors ranks have; every rank must call it."""
     if pieces and isinstance(backend, Ranks):
-        found = runs_of([member.tensor for member in pieces], backend.comm)
-        for member, (starts, stops) in zip(pieces, found, strict=True):
-            backend.cut_as(member.name, starts, stops)
+        # Messages are as long as there are pieces.
+        known = digest([(member.name, member.tensor.shape) for member in pieces])
+        backend.agree("step", which_parameters_have_gradients=known)
+        tensors, comm = [member.tensor for member in pieces], backend.comm
+        assert isinstance(comm, TorchComm)
+        for member, (starts, stops), near in zip(
+            pieces, runs_of(tensors, comm), nears_of(tensors, comm), strict=True
+        ):
+            backend.cut_as(member.name, starts, stops, near)

@@ -1,5 +1,6 @@
 """Collectives of torch.distributed."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch.distributed as dist
 
 from numba_lamb.comm.cpus import ranks_sharing
 from numba_lamb.comm.interface import Array, CommError, DeviceComm, Span, Wait
-from numba_lamb.torch.gloo import gloo_of
+from numba_lamb.torch.gloo import gloo_of, group_ranks
 
 # Renamed in PyTorch 2.13, where the older name warns.
 _all_gather: Any = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -25,23 +26,35 @@ class TorchComm:
     Parameters
     ----------
     group : ProcessGroup or None
-        None for that of all processes. Where it has no backend for the CPU's memory, its processes make a gloo
-        group of their own, for the little that they agree on before a step.
+        None for that of all processes.
     timeout : float
         Seconds that a collective may take.
+    ranks : sequence of int or None
+        Which of all processes are meant, where `group` is None; None for all of them.
+    own : bool
+        Whether to make a group of gloo where `group` has gloo too, so that what is left of a step that failed
+        meets no other message. It is made for `ranks`, and where `group` has nothing for the CPU's memory.
     """
 
-    def __init__(self, group: Any, timeout: float) -> None:
+    def __init__(
+        self, group: Any, timeout: float, ranks: Sequence[int] | None = None, own: bool = False
+    ) -> None:
         self._given, self._timeout = group, timedelta(seconds=timeout)
-        self._group = group
-        if "cpu" not in dist.get_backend_config(group):
-            self._group = gloo_of(group, self._timeout)
-        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        self._group, backends = group, dist.get_backend_config(group)
+        self._some = ranks is not None and len(ranks) < dist.get_world_size()
+        self.members = list(ranks) if self._some and ranks else group_ranks(group)
+        """Which of all processes the ranks are."""
+        if self._some or "cpu" not in backends or (own and "cpu:gloo" in backends):
+            # A rank that failed may be here when others have yet to find that it does not answer.
+            patience = 2 * self._timeout
+            self._group = gloo_of(self.members, patience)
+        found: Any = self._group or dist.group.WORLD
+        self.rank, self.size = found.rank(), found.size()
         self.sharing = ranks_sharing(self)
 
     def on_device(self, index: int) -> DeviceComm | None:
-        """Return NCCL's collectives on a GPU's memory, None where the group has no NCCL."""
-        if "cuda:nccl" not in dist.get_backend_config(self._given):
+        """Return NCCL's collectives on a GPU's memory, None where the ranks have no group with NCCL."""
+        if self._some or "cuda:nccl" not in dist.get_backend_config(self._given):
             return None
         return NcclComm(self._given, self.rank, index)
 

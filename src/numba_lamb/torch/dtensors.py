@@ -1,11 +1,11 @@
 """Parameters that lie in pieces on several ranks: DTensor, as FSDP2 and tensor parallelism make them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from numba_lamb.comm import Comm
@@ -74,12 +74,49 @@ def check_pieces(what: str, tensor: Any) -> None:
         raise TypeError(f"{what} must have at most {_AXES} axes as a DTensor, got {tensor.ndim}")
 
 
-def comm_of(tensors: Sequence[Any]) -> Comm:
-    """Return the ranks that have pieces of any of these DTensors: those of their mesh, or all."""
+def check_state(name: str, parameter: Any, held: Any) -> None:
+    """Raise if state that somebody put there for a DTensor has another piece of it here."""
+    if not is_dtensor(parameter) or not isinstance(held, Mapping):
+        return
+    for key, value in held.items():
+        if is_dtensor(value) and value.shape == parameter.shape:
+            own, given = (_chunk(tensor) for tensor in (parameter, value))
+            if own != given:
+                raise ValueError(
+                    f"state {key!r} of parameter {name!r} must be placed as that, {parameter.placements}, got "
+                    f"{value.placements}; load it by torch.distributed.checkpoint"
+                )
+
+
+def _chunk(tensor: Any) -> list[Any]:
+    """Return where this rank's piece of a DTensor lies in it."""
+    return [
+        (tuple(c.offsets), tuple(c.sizes)) for c in tensor.__create_chunk_list__() if local_of(tensor).numel()
+    ]
+
+
+def comm_of(tensors: Sequence[Any]) -> TorchComm:
+    """Return the ranks that have pieces of these DTensors: those of the mesh that has those of all others."""
     meshes = {tensor.device_mesh for tensor in tensors}
-    mesh = next(iter(meshes))
-    group = mesh.get_group() if len(meshes) == 1 and mesh.ndim == 1 else dist.group.WORLD
-    return TorchComm(group, TIMEOUT)
+    widest = max(meshes, key=lambda mesh: int(mesh.size()))
+    ranks = _ranks_of(widest)
+    for mesh in meshes:
+        if not ranks.issuperset(_ranks_of(mesh)):
+            raise TypeError(
+                "DTensors of one optimizer must lie on ranks of one mesh, got some on ranks "
+                f"{sorted(ranks)} and some on {sorted(_ranks_of(mesh))}; make an optimizer for each"
+            )
+    group = next((mesh.get_group() for mesh in meshes if mesh.ndim == 1 and _ranks_of(mesh) == ranks), None)
+    return TorchComm(group, TIMEOUT, sorted(ranks) if group is None else None)
+
+
+def nears_of(tensors: Sequence[Any], comm: TorchComm) -> list[NDArray[np.bool_]]:
+    """Return for each DTensor which ranks are of its mesh; others may have another tensor of its name."""
+    return [np.isin(comm.members, sorted(_ranks_of(tensor.device_mesh))) for tensor in tensors]
+
+
+def _ranks_of(mesh: Any) -> set[int]:
+    return set(mesh.mesh.flatten().tolist())
 
 
 def runs_of(tensors: Sequence[Any], comm: Comm) -> list[tuple[Int64, Int64]]:

@@ -1,5 +1,7 @@
-"""Gloo for the processes of a group that has no backend for the CPU's memory."""
+"""A group of gloo beside those that a program has."""
 
+from collections import Counter
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,24 +11,30 @@ import torch.distributed as dist
 
 from numba_lamb.comm.interface import CommError
 
-_made: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
-"""How many were made for a group, which is the same number on all its processes."""
+_made: WeakKeyDictionary[Any, Counter[tuple[int, ...]]] = WeakKeyDictionary()
+"""How many were made of some ranks, which is the same number on all of them, by the group of all processes."""
 
 
-def gloo_of(group: Any, timeout: timedelta) -> Any:
-    """Return a new group of gloo with the processes of another, in its order; all of them must call it.
+def group_ranks(group: Any) -> list[int]:
+    """Return which of all processes are in a group, in its order; None is that of all."""
+    return list(dist.get_process_group_ranks(group or dist.group.WORLD))
+
+
+def gloo_of(ranks: Sequence[int], timeout: timedelta) -> Any:
+    """Return a new group of gloo of some of all processes, in this order; each of them must call it.
 
     `dist.new_group` names a group by how many its process is in, so that processes of unlike groups wait for each
     other forever.
     """
-    group = group or dist.group.WORLD
-    rank, size, number = group.rank(), group.size(), _made.get(group, 0)
-    c10d: Any = dist.distributed_c10d
-    store = dist.distributed_c10d.PrefixStore(f"numba_lamb/{number}", c10d._get_process_group_store(group))
-    made = dist.ProcessGroup(store, rank, size)
+    world, c10d = dist.group.WORLD, vars(dist)["distributed_c10d"]
+    numbers, key = _made.setdefault(world, Counter()), tuple(ranks)
+    rank = key.index(dist.get_rank())
+    name = f"numba_lamb/{'_'.join(map(str, key))}/{numbers[key]}"
+    store = c10d.PrefixStore(name, c10d._get_process_group_store(world))
+    made = dist.ProcessGroup(store, rank, len(key))
     kind = dist.ProcessGroup.BackendType.GLOO
     try:
-        backend = dist.ProcessGroupGloo(store, rank, size, timeout)
+        backend = dist.ProcessGroupGloo(store, rank, len(key), timeout)
     except RuntimeError as error:
         raise CommError(
             f"rank {rank}: another rank makes no optimizer, or cannot be reached by gloo within "
@@ -35,5 +43,5 @@ def gloo_of(group: Any, timeout: timedelta) -> Any:
     made._set_default_backend(kind)
     made._register_backend(torch.device("cpu"), kind, backend)
     # Counted when it is there, so that another try goes by the same name on all ranks.
-    _made[group] = number + 1
+    numbers[key] += 1
     return made

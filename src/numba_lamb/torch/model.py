@@ -24,7 +24,7 @@ from numba_lamb.memory.tensor_reader import TensorReader, fields_of, form_of
 from numba_lamb.methods.checks import passes
 from numba_lamb.methods.options import FILTERS, FIXED, Row
 from numba_lamb.torch import tensors as tensors_
-from numba_lamb.torch.dtensors import is_dtensor, like, local_of
+from numba_lamb.torch.dtensors import check_state, is_dtensor, like, local_of
 from numba_lamb.torch.members import Member, Step, layout_of
 from numba_lamb.torch.overlaps import joined_spans, levels
 from numba_lamb.torch.places import Places
@@ -100,6 +100,8 @@ class Model:
         flat.stored = {
             member.tensor: {name: groups[member.group][name] for name in FIXED} for member in members
         }
+        for member in members:
+            check_state(member.name, member.tensor, state.get(member.tensor, {}))
         found = [
             flat.values(member.name, form, pieces, self.runs.cut(k, state.get(member.tensor, {})))
             for k, (member, form, pieces) in enumerate(zip(members, forms, self.pieces, strict=True))

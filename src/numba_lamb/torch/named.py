@@ -16,6 +16,17 @@ def names_in(groups: Sequence[Mapping[str, Any]], index: int) -> list[tuple[str,
     return list(zip([*given, *numbered], group["params"], strict=False))
 
 
+def unlike_names(groups: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the name of each parameter, with its number where one before it has that name."""
+    names: list[str] = []
+    known: set[str] = set()
+    for index in range(len(groups)):
+        for name, _ in names_in(groups, index):
+            names.append(name if name not in known else f"{name} of group {index}, number {len(names)}")
+            known.add(names[-1])
+    return names
+
+
 def device_of(groups: Sequence[Mapping[str, Any]]) -> torch.device | None:
     """Return where the parameters are, None if there are none, or raise if that is not one device."""
     seen: dict[torch.device, str] = {}

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from numba_lamb.engine.interface import Backend, Plan
-from numba_lamb.methods.checks import LARGEST, MOST_LOOKS, compared, flag, is_mutable, never_still
-from numba_lamb.methods.checks import rate as check_rate
+from numba_lamb.methods.checks import MOST_LOOKS, compared, flag, is_mutable, never_still
 from numba_lamb.methods.names import OPTIONS
 from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
@@ -28,8 +27,8 @@ from numba_lamb.torch.members import Member, Step
 from numba_lamb.torch.merging import Shapes, check_layer, check_layers, shapes_of
 from numba_lamb.torch.migration import adopt_state_dict, optax_state_dict, options_of, state_dict_of
 from numba_lamb.torch.model import Model
-from numba_lamb.torch.named import device_of, names_in
-from numba_lamb.torch.rates import GroupRates
+from numba_lamb.torch.named import device_of, names_in, unlike_names
+from numba_lamb.torch.rates import GroupRates, checked_rates
 from numba_lamb.torch.scaler import scaler_values
 from numba_lamb.torch.state import FlatState
 from numba_lamb.torch.stored import with_beyond_float16
@@ -139,14 +138,22 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         loss = None
         if closure is not None:
             with torch.enable_grad():
-                loss = closure()
+                loss = self._evaluated(closure)
         self._update()
         return loss
+
+    def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        return closure()
 
     @uncompiled
     def _update(self) -> None:
         with self._lock:
-            found = self._look()
+            try:
+                found = self._look()
+            except BaseException as error:
+                if self._backend is not None:
+                    self._backend.tell(error)
+                raise
             if found is None:
                 return
             model, backend, step = found
@@ -196,13 +203,11 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         # Validate before anything is modified.
         self._shapes = check_layers(self._shapes, self.param_groups, self._checked_groups())
         members, inactive, place = [], [], 0
-        names: set[str] = set()
+        unlike = unlike_names(self.param_groups)
         for index in range(len(self.param_groups)):
-            for name, tensor in self._names_in(index):
-                gradient = gradients[place]
+            for _, tensor in self._names_in(index):
+                gradient, name = gradients[place], unlike[place]
                 if self._takes_part(tensor, gradient):
-                    name = name if name not in names else f"{name} of group {index}, number {place}"
-                    names.add(name)
                     check_parameter(name, tensor)
                     check_layer(name, tensor, self.param_groups[index], self._method)
                     if gradient is not None:
@@ -264,18 +269,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._keys = keys
         # Until all is noted, an interrupt has the next step look at all of it again.
         self._given, self._follows = [], False
-        rates, decays = [], []
-        for index, group in enumerate(groups):
-            rate, decay = group["lr"], group["weight_decay"]
-            if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
-                pass  # it is read, and checked, on the GPU
-            elif type(rate) is not float or not 0.0 <= rate < LARGEST:
-                rate = check_rate("lr", where(index), rate)
-            if type(decay) is not float or not 0.0 <= decay < LARGEST:
-                decay = check_rate("weight_decay", where(index), decay)
-            rates.append(rate)
-            decays.append(decay)
-        self._rates.give(rates, decays)
+        self._rates.give(*checked_rates(groups))
         # Values that can change in place are looked at in each step.
         known = [group[name] for group in groups for name in self.defaults if name in group]
         self._given = [] if any(map(is_mutable, known)) else given
@@ -336,6 +330,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
     @uncompiled
     def state_dict(self) -> dict[str, Any]:
         """Return the state as PyTorch's optimizers do; `decay_filter` and `adapt_filter` are None there."""
+        if self._backend is not None:
+            self._backend.check_whole()
         state: dict[str, Any] = super().state_dict()
         state["state"] = {
             key: dict(entry) if isinstance(entry, dict) else entry for key, entry in state["state"].items()

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from numba_lamb.methods.checks import LARGEST
+from numba_lamb.methods.checks import rate as check_rate
 from numba_lamb.rates import RATE_KEYS, Rate, RateCache
 from numba_lamb.torch.keys import where
 
@@ -33,3 +35,19 @@ class GroupRates:
     def values(self, key: str, step: int) -> list[float]:
         """Return each group's value under `key`; on the CPU they are numbers."""
         return self._given[key]
+
+
+def checked_rates(groups: Sequence[Mapping[str, Any]]) -> tuple[list[Any], list[float]]:
+    """Return the groups' rates and decays, or raise if one is refused."""
+    rates, decays = [], []
+    for index, group in enumerate(groups):
+        rate, decay = group["lr"], group["weight_decay"]
+        if isinstance(rate, Tensor) and rate.is_cuda and rate.numel() == 1:
+            pass  # it is read, and checked, on the GPU
+        elif type(rate) is not float or not 0.0 <= rate < LARGEST:
+            rate = check_rate("lr", where(index), rate)
+        if type(decay) is not float or not 0.0 <= decay < LARGEST:
+            decay = check_rate("weight_decay", where(index), decay)
+        rates.append(rate)
+        decays.append(decay)
+    return rates, decays

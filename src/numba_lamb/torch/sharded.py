@@ -1,17 +1,18 @@
 """The optimizers for replicated parameters whose gradients ranks average, and whose state they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from numba_lamb.comm import Disagreement, Sharding, is_comm
-from numba_lamb.engine.agreement import made_alike, plain_options
+from numba_lamb.engine.agreement import digest, made_alike, plain_options
 from numba_lamb.engine.choose import Shared, sharded_on
 from numba_lamb.engine.interface import Backend
 from numba_lamb.engine.shards import Shards
@@ -25,8 +26,9 @@ from numba_lamb.torch.lans import Lans
 from numba_lamb.torch.lars import Lars, Momentum
 from numba_lamb.torch.members import Member, Step
 from numba_lamb.torch.model import Model
+from numba_lamb.torch.named import unlike_names
 from numba_lamb.torch.optimizer import LayerwiseOptimizer, ParamsT
-from numba_lamb.torch.part import Part
+from numba_lamb.torch.part import ORDER, Part, check_order, order_in, order_of
 
 
 class Sharded(LayerwiseOptimizer):
@@ -58,19 +60,20 @@ class Sharded(LayerwiseOptimizer):
         if is_comm(process_group):
             given = replace(given, comm=process_group)
         elif process_group is not None or (dist.is_available() and dist.is_initialized()):
-            given = replace(given, comm=TorchComm(process_group, timeout))
+            given = replace(given, comm=TorchComm(process_group, timeout, own=True))
         self._shared = Shared(given.connect(), given.bucket_mb)
         with made_alike(self._shared.comm) as described:
             self._backend = sharded_on(None, None, self._shared, self._centralized)
             super().__init__(params, **options)  # type: ignore[arg-type]
             described["the layers"] = [
                 [
-                    (name, None if is_lazy(tensor) else tensor.shape, tensor.dtype, tensor.requires_grad)
+                    (name, *_form(tensor), tensor.dtype, tensor.requires_grad)
                     for name, tensor in self._names_in(index)
                 ]
                 for index in range(len(self.param_groups))
             ]
             described["options"] = plain_options(self.param_groups)
+            described["bucket_mb"] = bucket_mb
 
     def _centralized(self) -> list[int]:
         """Return the groups whose layers stay whole."""
@@ -101,10 +104,14 @@ class Sharded(LayerwiseOptimizer):
         return tensor.requires_grad or super()._takes_part(tensor, gradient)
 
     def _look(self) -> tuple[Model, Backend, Step] | None:
+        if self._model is not None and self._model.has_late():
+            self._model = None
+        return super()._look()
+
+    def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        # Nothing in it waits for the other ranks, which wait in the step.
         try:
-            if self._model is not None and self._model.has_late():
-                self._model = None
-            return super()._look()
+            return super()._evaluated(closure)
         except BaseException as error:
             self._backend.tell(error)
             raise
@@ -135,7 +142,8 @@ class Sharded(LayerwiseOptimizer):
             return state
         places = {member.place: k for k, member in enumerate(model.members)}
         for index, entry in state["state"].items():
-            state["state"][index] = _parts(model, places[index], entry)
+            k = places[index]
+            state["state"][index] = _parts(model, k, entry) | order_of(model.members[k].tensor)
         return state
 
     @uncompiled
@@ -145,7 +153,9 @@ class Sharded(LayerwiseOptimizer):
         It can be loaded into `numba_lamb.torch` optimizers of one process, and by `load_state_dict` into one of
         this kind on any number of ranks.
         """
-        model = self._made()
+        self._backend.check_whole()
+        self._backend.agree("full_state_dict")
+        model = self._backend.on_all(self._made)
         state = super().state_dict()
         if model is None:
             return state
@@ -203,32 +213,36 @@ class Sharded(LayerwiseOptimizer):
             If the ranks' parts are not those of one optimizer.
         """
         # What another rank still sends would be taken for its part.
-        self._backend.check_whole()
-        comm = self._backend.comm
-        entries = state_dict.get("state", {})
-        count = sum(len(group["params"]) for group in self.param_groups)
-        runs = np.full((count, 2), -1, dtype=np.int64)
-        for index, entry in entries.items():
-            if isinstance(index, int) and index < count and isinstance(entry, Mapping):
-                found = [value for value in entry.values() if isinstance(value, Part)]
-                elements = [part for part in found if part.whole == _numel(self, index)]
-                if elements:
-                    runs[index] = elements[0].first, elements[0].first + elements[0].numel()
-        told = np.zeros((comm.size, count, 2), dtype=np.int64)
+        self._backend.check_whole(loading=True)
+        self._backend.agree("load_state_dict")
+        comm, runs = self._backend.comm, self._backend.on_all(lambda: self._runs_in(state_dict))
+        told = np.zeros((comm.size, *runs.shape), dtype=np.int64)
         comm.all_gather(told.view(np.uint8), runs.reshape(-1).view(np.uint8))()
         self._check_runs(told)
-        plain = {
-            index: {name: v.plain if isinstance(v, Part) else v for name, v in entry.items()}
-            if isinstance(entry, Mapping)
-            else entry
-            for index, entry in entries.items()
-        }
-        super().load_state_dict({**state_dict, "state": plain})
+        load = super().load_state_dict
+        self._backend.load(lambda: load(_plain(state_dict)), self._steps)
         self._backend.forget()
-        names = [name for index in range(len(self.param_groups)) for name, _ in self._names_in(index)]
-        for place, name in enumerate(names):
+        for place, name in enumerate(unlike_names(self.param_groups)):
             if (told[:, place] >= 0).all():
                 self._backend.cut_as(name, told[:, place, 0], told[:, place, 1])
+
+    def _runs_in(self, state_dict: Mapping[str, Any]) -> NDArray[np.int64]:
+        """Return first element and end of the part that a state has of each parameter; -1 for none."""
+        tensors = [tensor for group in self.param_groups for tensor in group["params"]]
+        runs = np.full((len(tensors), 2), -1, dtype=np.int64)
+        for index, entry in state_dict["state"].items():
+            if isinstance(index, int) and index < len(tensors) and isinstance(entry, Mapping):
+                check_order(index, tensors[index], entry.get(ORDER))
+                found = [value for value in entry.values() if isinstance(value, Part)]
+                elements = [part for part in found if part.whole == tensors[index].numel()]
+                if elements:
+                    runs[index] = elements[0].first, elements[0].first + elements[0].numel()
+        return runs
+
+    def _steps(self) -> bytes:
+        """Return a digest of how many steps each parameter took."""
+        entries = [self.state.get(tensor) for group in self.param_groups for tensor in group["params"]]
+        return digest([float(entry["step"]) if entry and "step" in entry else None for entry in entries])
 
     def _check_runs(self, told: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
         """Raise unless the ranks' runs of each parameter are all of it, or none has one."""
@@ -252,12 +266,29 @@ def _numel(optimizer: torch.optim.Optimizer, place: int) -> int:
     return int(tensors[place].numel())
 
 
+def _form(tensor: Tensor) -> tuple[Any, Any]:
+    """Return the shape of a parameter and the order of its axes in memory."""
+    return (None, None) if is_lazy(tensor) else (tensor.shape, order_in(tensor))
+
+
+def _plain(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict with plain tensors in place of parts, and nothing of their order."""
+    plain = {
+        index: {name: v.plain if isinstance(v, Part) else v for name, v in entry.items() if name != ORDER}
+        if isinstance(entry, Mapping)
+        else entry
+        for index, entry in state_dict["state"].items()
+    }
+    return {**state_dict, "state": plain}
+
+
 def _parts(model: Model, k: int, entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a member's state as parts of what all ranks have."""
     found = dict(entry)
     run, whole = model.runs.of(k), model.members[k].tensor.numel()
     assert run is not None
-    for name, piece in model.pieces[k].items():
+    # torch.distributed.checkpoint saves nothing of a part of nothing, and misses it.
+    for name, piece in model.pieces[k].items() if whole else ():
         first, count = (run[0], whole) if piece.shaped else (run[0] // LANES, -(-whole // LANES))
         found[name] = Part.of(entry[name].reshape(-1), first, count)
     return found

@@ -83,8 +83,8 @@ class PartBackend(Ranks, CpuBackend):
         self.comm.all_gather(told.view(np.uint8), sent.reshape(-1).view(np.uint8))()
         for at, bucket in zip(begins, self._buckets, strict=False):
             division = _divided(bucket)
-            rank, place = division.owner
-            found = told[rank, at + place]
+            source, place = division.sources
+            found = told[source, at + place]
             bucket.all_sums[:, written] = found[:, : len(written)]
             if looked:
                 bucket.all_nonfinite[:] = found[:, -1]

@@ -45,7 +45,7 @@ class Meeting:
             {
                 "written": np.array([*written, 0], dtype=np.int64),
                 **{
-                    f"owners {k}": np.ascontiguousarray(np.stack(division.owner, axis=1), dtype=np.int64)
+                    f"owners {k}": np.ascontiguousarray(np.stack(division.sources, axis=1), dtype=np.int64)
                     for k, division in enumerate(divisions)
                 },
             }
