@@ -19,9 +19,10 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
+from numba_lamb.comm import CommError
 from numba_lamb.torch import Lamb, Lars, Momentum
 
 PLAN = {
@@ -172,6 +173,79 @@ def check_8_bits(folder: Path) -> None:
     same_codes(resumed, [*again.parameters()])
 
 
+def ones(*parameters: Any) -> None:
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+
+
+def check_meshes() -> None:
+    """Stages of a pipeline, experts, and parameters that are in no pieces: each has its own norms."""
+    rank = dist.get_rank()
+    mesh = init_device_mesh("cpu", (2, 1, 2), mesh_dim_names=("stage", "replicate", "shard"))
+    torch.manual_seed(rank // 2)
+    model = nn.Sequential(*(nn.Linear(30, 64) for _ in range(1 + rank // 2)))
+    norm = model[0].weight.norm().item()
+    fully_shard(model, mesh=mesh["replicate", "shard"])
+    opt = Lamb(model.named_parameters(), lr=0.01)
+    ones(*model.parameters())
+    opt.step()
+    assert abs(opt.stats()["weight_norm/0.weight"] - norm) < 1e-6 * norm
+
+    everywhere, pair = init_device_mesh("cpu", (4,)), mesh["shard"]
+    dense, expert, own = (
+        torch.ones(40, 30),
+        torch.full((64, 30), 1.0 + rank // 2),
+        torch.full((9,), 1.0 + rank),
+    )
+    pieces = [
+        nn.Parameter(distribute_tensor(dense, everywhere, [Shard(0)])),
+        nn.Parameter(distribute_tensor(expert, pair, [Shard(0)])),
+        nn.Parameter(own.clone()),
+    ]
+    whole_ones = [nn.Parameter(value.clone()) for value in (dense, expert, own)]
+    opt, alone = Lamb(pieces, lr=0.1), Lamb(whole_ones, lr=0.1)
+    for _ in range(2):
+        ones(*pieces, *whole_ones)
+        opt.step()
+        alone.step()
+    for found, expected in zip(pieces, whole_ones, strict=True):
+        torch.testing.assert_close(whole(found).detach(), expected.detach(), rtol=1e-6, atol=0)
+    other = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))
+    crossing = [nn.Parameter(distribute_tensor(dense, other[name], [Shard(0)])) for name in "ab"]
+    opt = Lamb(crossing)
+    ones(*crossing)
+    with pytest.raises(TypeError, match="DTensors of one optimizer must lie on ranks of one mesh, got some"):
+        opt.step()
+
+
+def check_disagreements() -> None:
+    """What one rank alone has or refuses is an error on all, and a step that all can take is taken."""
+    rank, mesh = dist.get_rank(), init_device_mesh("cpu", (4,))
+    model = fully_shard(nn.Linear(30, 64), mesh=mesh)
+    opt = Lamb(model.parameters(), lr=0.01)
+    ones(*model.parameters())
+    if rank == 1:
+        model.bias.grad = None
+    with pytest.raises(CommError, match="which parameters have gradients must be the same on all ranks"):
+        opt.step()
+    ones(*model.parameters())
+    opt.step()
+    opt.param_groups[0]["betas"] = (0.9, 2.0 if rank == 1 else 0.999)
+    with pytest.raises(ValueError if rank == 1 else CommError, match=r"betas\[1\] must be a number"):
+        opt.step()
+    opt.param_groups[0]["betas"] = (0.9, 0.999)
+    opt.step()
+    # State of pieces as large, but of other rows.
+    moment = next(iter(opt.state.values()))["exp_avg"]
+    crossed = init_device_mesh("cpu", (2, 2))
+    placed = distribute_tensor(moment.full_tensor(), crossed, [Replicate(), Replicate()])
+    opt.state[model.weight]["exp_avg"] = placed.redistribute(crossed, [Replicate(), Shard(0)])
+    with pytest.raises(
+        (ValueError, CommError), match="state 'exp_avg' of parameter 'param_0' must be placed as"
+    ):
+        opt.step()
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -183,6 +257,8 @@ def main(folder: Path) -> None:
     check("sharded", Lars, {"lr": 0.1}, torch.float32, folder / "lars")
     check("sharded", Momentum, {"lr": 0.1}, torch.float32, folder / "momentum")
     check_8_bits(folder / "8 bits")
+    check_meshes()
+    check_disagreements()
     dist.destroy_process_group()
 
 

@@ -42,7 +42,10 @@ def main(folder: Path, task: str) -> None:
         if task == "save":
             take(model, opt, range(4))
             state = {"model": model.state_dict(), "optimizer": opt.state_dict()}
-            dcp.save(state, checkpoint_id=folder / name)
+            if name == "lamb":
+                dcp.async_save(state, checkpoint_id=folder / name).result()
+            else:
+                dcp.save(state, checkpoint_id=folder / name)
         else:
             model[4].requires_grad_(True)
             state = {"model": model.state_dict(), "optimizer": opt.state_dict()}

@@ -314,3 +314,29 @@ def test_threads_follow_the_ranks_on_the_same_cpus() -> None:
     assert opt._backend._num_threads == 1
     if len(os.sched_getaffinity(0)) > 1:
         assert nl.Lamb({"w": np.ones(3)}, 0.1, num_threads=2, comm=Crowded())._backend._num_threads == 2
+
+
+def test_a_group_that_was_refused_leaves_nothing() -> None:
+    def refuse(layer: Any) -> bool:
+        raise RuntimeError("no")
+
+    opt = nl.Lamb({"w": np.ones(10, np.float32)}, 0.1, comm=nl.Sharding(None))
+    with pytest.raises(RuntimeError, match="no"):
+        opt.add_param_group({"params": {"A": np.ones(2_000_000, np.float32)}, "decay_filter": refuse})
+    opt.add_param_group({"params": {"A": np.ones(1000, np.float32)}})
+    opt.step({"w": np.ones(10, np.float32), "A": np.ones(1000, np.float32)})
+
+
+def test_an_option_that_one_rank_refuses_is_told_to_all() -> None:
+    def work(comm: Any) -> None:
+        with pytest.raises(CommError, match="bucket_mb must be the same on all ranks"):
+            nl.Lamb({"w": np.ones(3)}, 0.1, comm=nl.Sharding(comm, bucket_mb=1.0 + comm.rank))
+        opt = nl.Lamb({"w": np.ones(3)}, 0.1, comm=comm)
+        if comm.rank:
+            opt.param_groups[0]["beta1"] = 2.0
+        with pytest.raises(ValueError if comm.rank else CommError, match="beta1 of group 0 must be"):
+            opt.step([np.ones(3)])
+        opt.param_groups[0]["beta1"] = 0.9
+        opt.step([np.ones(3)])
+
+    on_ranks(2, work)

@@ -50,6 +50,11 @@ def take(model: nn.Module, opt: torch.optim.Optimizer, steps: range) -> None:
         opt.step()
 
 
+def give_up() -> None:
+    """Fail, as a closure may."""
+    raise OSError("no data")
+
+
 def same(one: Any, other: Any) -> bool:
     """Return whether two states have the same tensors, strides included."""
     return one.keys() == other.keys() and all(
@@ -156,6 +161,138 @@ def test_ranks_that_make_other_optimizers_all_raise() -> None:
 
     on_ranks(2, work)
 
+    def work_with_others(comm: Any) -> None:
+        conv = nn.Conv2d(8, 64, 3)
+        with pytest.raises(CommError, match="bucket_mb must be the same on all ranks"):
+            nlt.ShardedLamb(conv.parameters(), process_group=comm, bucket_mb=1.0 + comm.rank)
+        if comm.rank:
+            conv.to(memory_format=torch.channels_last)
+        with pytest.raises(CommError, match="the layers must be the same on all ranks"):
+            nlt.ShardedLamb(conv.parameters(), process_group=comm)
+
+    on_ranks(2, work_with_others)
+
+
+def test_layers_in_the_place_of_others() -> None:
+    found = []
+    for make in (nlt.Lamb, nlt.ShardedLamb):
+        first, second = nn.Parameter(torch.ones(20_000)), nn.Parameter(torch.ones(300))
+        opt = make([first, second], lr=0.1)
+        for parameter in (first, second):
+            parameter.grad = torch.ones_like(parameter)
+        opt.step()
+        # The second has the first one's name now.
+        opt.state.pop(opt.param_groups[0]["params"].pop(0))
+        opt.step()
+        third = nn.Parameter(torch.ones(40_000))
+        third.grad = torch.ones_like(third)
+        opt.state.clear()
+        opt.param_groups[0]["params"][0] = third
+        opt.step()
+        found.append((second.detach(), third.detach()))
+    assert all(map(torch.equal, *found))
+
+
+def test_groups_with_the_same_names() -> None:
+    def work(comm: Any) -> bool:
+        models = [nn.Linear(30, 20), nn.Linear(100, 90)]
+        made = [
+            nlt.ShardedLamb([{"params": m.named_parameters()} for m in models], lr=0.1, process_group=comm)
+            for _ in range(2)
+        ]
+        for model in models:
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter)
+        made[0].step()
+        made[1].load_state_dict(copy.deepcopy(made[0].state_dict()))
+        made[1].step()
+        made[0].step()
+        return same(made[0].full_state_dict()["state"], made[1].full_state_dict()["state"])
+
+    assert all(on_ranks(2, work))
+
+
+def test_state_that_was_not_loaded_on_all_ranks() -> None:
+    first = network()
+
+    def work(comm: Any) -> None:
+        model = copy.deepcopy(first)
+        opt = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm, timeout=20)
+        take(model, opt, range(1))
+        older = copy.deepcopy(opt.state_dict())
+        take(model, opt, range(1, 3))
+        newer, whole = copy.deepcopy(opt.state_dict()), opt.full_state_dict()
+        before = [parameter.detach().clone() for parameter in model.parameters()]
+        with pytest.raises(CommError, match="the number of steps must be the same on all ranks"):
+            opt.load_state_dict(newer if comm.rank else older)
+        with pytest.raises(CommError, match="load_state_dict failed on a rank"):
+            take(model, opt, range(3, 4))
+        opt.load_state_dict(newer)
+        refused = {**whole, "param_groups": []} if comm.rank else whole
+        with pytest.raises(ValueError if comm.rank else CommError, match="number of parameter groups"):
+            opt.load_state_dict(refused)
+        with pytest.raises(CommError, match="load_state_dict failed on a rank"):
+            opt.full_state_dict()
+        assert all(map(torch.equal, model.parameters(), before))
+        opt.load_state_dict(newer)
+        take(model, opt, range(3, 5))
+
+    on_ranks(2, work)
+
+
+def test_calls_of_some_ranks_alone() -> None:
+    def work(comm: Any) -> None:
+        model = network()
+        opt = nlt.ShardedLamb(model.named_parameters(), lr=0.01, process_group=comm)
+        take(model, opt, range(1))
+        state = opt.state_dict()
+        for call in (opt.full_state_dict, lambda: opt.load_state_dict(state)):
+            with pytest.raises(CommError, match="the call must be the same on all ranks"):
+                take(model, opt, range(1, 2)) if comm.rank else call()
+        take(model, opt, range(1, 2))
+
+    on_ranks(2, work)
+
+
+def test_ranks_that_cut_layers_otherwise() -> None:
+    def work(comm: Any) -> None:
+        model = nn.Sequential(nn.Linear(100, 200), nn.Linear(200, 150), nn.Linear(150, 50))
+        model[1:].requires_grad_(False)
+        opt = nlt.ShardedLamb(model.parameters(), lr=0.01, process_group=comm)
+        model[1].requires_grad_(True)
+        if comm.rank == 0:
+            opt.state_dict()
+        model[2].requires_grad_(True)
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        with pytest.raises(CommError, match="how ranks have cut the layers must be the same on all ranks"):
+            opt.step()
+
+    on_ranks(2, work)
+
+
+def test_parts_are_in_the_order_of_memory() -> None:
+    conv, other = nn.Conv2d(8, 64, 3), nn.Conv2d(8, 64, 3).to(memory_format=torch.channels_last)
+    opt, resumed = (nlt.ShardedLamb(model.parameters()) for model in (conv, other))
+    for parameter in conv.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    opt.step()
+    with pytest.raises(
+        ValueError, match=r"must be in the order of its memory, \[0, 2, 3, 1\], got \[0, 1, 2, 3\]"
+    ):
+        resumed.load_state_dict(opt.state_dict())
+    resumed.load_state_dict(opt.full_state_dict())
+    assert torch.equal(*(o.full_state_dict()["state"][0]["exp_avg"] for o in (opt, resumed)))
+
+
+def test_layers_of_no_element_are_no_parts() -> None:
+    empty = nn.Parameter(torch.zeros(0, 5))
+    empty.grad = torch.zeros_like(empty)
+    opt = nlt.ShardedLamb([empty])
+    opt.step()
+    assert type(opt.state_dict()["state"][0]["exp_avg"]) is torch.Tensor
+    opt.load_state_dict(opt.state_dict())
+
 
 def test_an_error_of_one_rank_is_told_to_all() -> None:
     first = network()
@@ -168,6 +305,8 @@ def test_an_error_of_one_rank_is_told_to_all() -> None:
             sharded.param_groups[0]["betas"] = (0.9, 2.0)
         with pytest.raises(ValueError if comm.rank else CommError, match=r"betas\[1\] must be a number"):
             take(model, sharded, range(1, 2))
+        with pytest.raises(OSError if comm.rank else CommError, match="no data"):
+            sharded.step(give_up if comm.rank else None)
         sharded.param_groups[0]["betas"] = (0.9, 0.999)
         take(model, sharded, range(1, 2))
 

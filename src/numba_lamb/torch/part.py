@@ -59,9 +59,10 @@ class Part(torch.Tensor):
 
     # -- what torch.distributed.checkpoint.async_save copies it by ---------------------------------------------
 
-    def new_empty(self, *args: Any, **kwargs: Any) -> Any:
+    def new_empty(self, size: Any, **kwargs: Any) -> Any:  # type: ignore[override]
         """Return a tensor that becomes a part when it gets this one's attributes."""
-        return self.plain.new_empty(*args, **kwargs).as_subclass(Part)
+        size = self.plain.size() if size == self.size() else size
+        return self.plain.new_empty(size, **kwargs).as_subclass(Part)
 
     def set_(  # type: ignore[override]
         self, source: Any, offset: int = 0, size: Any = (), stride: Any = ()

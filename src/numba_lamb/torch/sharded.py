@@ -208,9 +208,9 @@ class Sharded(LayerwiseOptimizer):
         Raises
         ------
         ValueError, TypeError
-            As the optimizer of one process does; nothing has changed then.
+            As the optimizer of one process does. No rank takes a step then until a state was loaded.
         CommError
-            If the ranks' parts are not those of one optimizer.
+            If another rank raised, or the ranks' parts are not those of one optimizer at one step; likewise.
         """
         # What another rank still sends would be taken for its part.
         self._backend.check_whole(loading=True)

@@ -62,7 +62,8 @@ class PartBackend(Ranks, CpuBackend):
         return passed
 
     def _said(self) -> tuple[Any, Any, Any]:
-        return self.counters(), self._written, self._scale
+        steps = [bucket.steps.tobytes() for bucket in self._buckets]
+        return (self.counters(), steps), self._written, self._scale
 
     def _take(self, between: Sequence[Callable[[], Any]]) -> None:
         CpuBackend.commit(self, between)
