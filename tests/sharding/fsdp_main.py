@@ -25,6 +25,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from numba_lamb.comm import CommError
 from numba_lamb.torch import Lamb, Lars, Momentum
 
+EVERYTHING = StateDictOptions(full_state_dict=True, cpu_offload=True)
 PLAN = {
     "first": ColwiseParallel(output_layouts=Replicate()),
     "second": ColwiseParallel(),
@@ -103,11 +104,25 @@ def check(kind: str, make: Any, options: dict[str, Any], dtype: torch.dtype, fol
     weights, state = get_state_dict(again, resumed)
     dcp.load({"model": weights, "optimizer": state}, checkpoint_id=folder)
     set_state_dict(again, resumed, model_state_dict=weights, optim_state_dict=state)
+    if dtype == torch.bfloat16:
+        check_remainders(single, model, opt)
     for each, optimizer in ((model, opt), (again, resumed)):
         gradients(each, 21)
         optimizer.step()
     for parameter, other in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(parameter.to_local(), other.to_local()), kind
+
+
+def check_remainders(single: nn.Module, model: nn.Module, opt: Any) -> None:
+    """What makes the masters of bfloat16 parameters comes together for one process."""
+    told = [get_optimizer_state_dict(model, opt, options=EVERYTHING)]
+    dist.broadcast_object_list(told)
+    single.zero_grad()
+    loaded = Lamb(single.named_parameters(), lr=0.02, moments="bfloat16")
+    set_optimizer_state_dict(single, loaded, told[0], options=EVERYTHING)
+    for parameter, own in zip(model.parameters(), single.parameters(), strict=True):
+        expected = whole(opt.state[parameter]["remainder"].to(torch.int32))
+        assert torch.equal(loaded.state[own]["remainder"].to(torch.int32), expected)
 
 
 def check_8_bits(folder: Path) -> None:
@@ -155,18 +170,17 @@ def check_8_bits(folder: Path) -> None:
     same_codes(resumed, [*again.parameters()])
 
     # All of it in one process, and back.
-    everything = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    state = get_optimizer_state_dict(model, opt, options=everything)
+    state = get_optimizer_state_dict(model, opt, options=EVERYTHING)
     # PyTorch makes no state of a new optimizer whose parameters have gradients.
     for each in (single, model):
         each.zero_grad()
     loaded = made(single)
     told = [state if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(told)
-    set_optimizer_state_dict(single, loaded, told[0], options=everything)
+    set_optimizer_state_dict(single, loaded, told[0], options=EVERYTHING)
     same_codes(loaded, [*single.parameters()])
     opt = made(model)
-    set_optimizer_state_dict(model, opt, get_optimizer_state_dict(single, loaded), options=everything)
+    set_optimizer_state_dict(model, opt, get_optimizer_state_dict(single, loaded), options=EVERYTHING)
     same_codes(loaded, [*single.parameters()])
     step(5, (single, loaded), (again, resumed))
     same_codes(loaded, [*single.parameters()])

@@ -65,6 +65,14 @@ def like(local: Tensor, parameter: Any, shaped: bool) -> Any:
     return kind.from_local(local, mesh, placements, run_check=False, shape=shape, stride=stride)
 
 
+def gatherable(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a parameter's state with DTensors of int16, which gloo and NCCL do not gather, as int32."""
+    return {
+        name: value.to(torch.int32) if is_dtensor(value) and value.dtype == torch.int16 else value
+        for name, value in entry.items()
+    }
+
+
 def check_pieces(what: str, tensor: Any) -> None:
     """Raise unless the pieces of a DTensor are known here."""
     for placement in tensor.placements:

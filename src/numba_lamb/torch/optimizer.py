@@ -19,7 +19,7 @@ from numba_lamb.methods.options import FILTERS, Method, Row
 from numba_lamb.rates import RATE_KEYS
 from numba_lamb.step_lock import step_lock
 from numba_lamb.torch.backends import backend_of, find_pieces
-from numba_lamb.torch.dtensors import alike, is_dtensor, local_of
+from numba_lamb.torch.dtensors import alike, gatherable, is_dtensor, local_of
 from numba_lamb.torch.hooks import uncompiled, watched
 from numba_lamb.torch.keys import InGroups, check_keys, check_stays, where
 from numba_lamb.torch.loading import loadable, uncast, unwrap
@@ -334,7 +334,8 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
             self._backend.check_whole()
         state: dict[str, Any] = super().state_dict()
         state["state"] = {
-            key: dict(entry) if isinstance(entry, dict) else entry for key, entry in state["state"].items()
+            key: gatherable(entry) if isinstance(entry, dict) else entry
+            for key, entry in state["state"].items()
         }
         for group in state["param_groups"]:
             group.update({name: None for name in FILTERS if name in group})

@@ -81,7 +81,7 @@ class FlatState:
     ) -> None:
         """Raise unless a piece of state can become what is stored."""
         own = None if key not in pieces else STATE_DTYPES[pieces[key].dtype]
-        if given.dtype == own or f"{key}_scale" in held:
+        if given.dtype == own or f"{key}_scale" in held or (own, given.dtype) == (torch.int16, torch.int32):
             return
         if own is not None and not own.is_floating_point and f"{key}_scale" not in pieces:
             raise ValueError(f"{what} must be of dtype {own}, not {given.dtype}")

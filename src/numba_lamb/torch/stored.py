@@ -57,7 +57,7 @@ def fitted(
             found[name] = value
         elif f"{name}_scale" in pieces:
             found |= _coded(name, number, value, tensor)
-        elif value.is_floating_point():
+        elif value.is_floating_point() or value.dtype == torch.int32:
             found[name] = value.to(wanted)
         elif scale is not None and value.dtype in (torch.int8, torch.uint8):
             found[name] = _decoded(value, scale, tensor).to(wanted)
