@@ -15,6 +15,7 @@ from numba_lamb.layout import FlatLayout
 _FACTS, _DIGEST, _TEXT, _MASK = 8, 8, 512, 1024
 _SIZE = 8 + _FACTS * _DIGEST + _TEXT + _MASK
 _FINE, _SKIPS, _FAILED = range(3)
+UNCHANGED = "; nothing was changed"
 
 
 def digest(*values: Any) -> bytes:
@@ -77,7 +78,7 @@ class Agreement:
         states, digests, texts, masks = told
         for rank, state in enumerate(states.tolist()):
             if state == _FAILED:
-                raise Disagreement(f"rank {rank} raised {texts[rank]}; nothing was changed")
+                raise Disagreement(f"rank {rank} raised {texts[rank]}{UNCHANGED}")
         # A rank that leaves the step out has not looked at all of it.
         going = np.flatnonzero(states != _SKIPS)
         for place, name in enumerate(facts):
@@ -86,8 +87,8 @@ class Agreement:
             if differing.size:
                 ranks = ", ".join(map(str, differing.tolist()))
                 raise Disagreement(
-                    f"{name} must be the same on all ranks, got another on rank {ranks} than on rank {going[0]}; "
-                    "nothing was changed"
+                    f"{name} must be the same on all ranks, got another on rank {ranks} than on rank "
+                    f"{going[0]}{UNCHANGED}"
                 )
         if len(given) > 8 * _MASK:
             packed = np.packbits(given)

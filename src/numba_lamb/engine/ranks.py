@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numba_lamb.comm import Comm, CommError, Disagreement
-from numba_lamb.engine.agreement import Agreement, described_layers, digest
+from numba_lamb.engine.agreement import UNCHANGED, Agreement, described_layers, digest
 from numba_lamb.engine.interface import Backend, Plan
 from numba_lamb.kernels import columns
 from numba_lamb.layout import FlatLayout, Layer
@@ -235,8 +235,11 @@ class Ranks(Backend):
     def load(self, work: Callable[[], object], loaded: Callable[[], bytes]) -> None:
         """Load state by `work` on every rank; no step can be taken if any fails, or they `loaded` other steps."""
         self._unloaded = True
-        self.on_all(work)
-        self.agree("load_state_dict", the_number_of_steps=loaded())
+        try:
+            self.on_all(work)
+            self.agree("load_state_dict", the_number_of_steps=loaded())
+        except Disagreement as error:
+            raise Disagreement(f"{str(error).removesuffix(UNCHANGED)}; {_UNLOADED}") from None
         self._unloaded = False
 
     def on_one(self, work: Callable[[], object]) -> None:
