@@ -1,10 +1,11 @@
-"""A rank of gloo that meets with another's fault. Arguments: folder, and "dies" or "hangs"."""
+"""A rank of gloo that meets with another's fault. Arguments: folder, and "dies", "hangs" or "goes on"."""
 
 import os
 import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 
@@ -14,6 +15,19 @@ from numba_lamb.torch import ShardedLamb
 TIMEOUT = 5.0
 
 
+def go_on(rank: int, opt: ShardedLamb) -> None:
+    """One rank leaves a step out, which the other waits for; then both go on with new optimizers."""
+    if rank == 0:
+        with pytest.raises(nl.CommError, match="did not answer within 5 seconds"):
+            opt.step()
+    weight = torch.nn.Parameter(torch.ones(50_000))
+    weight.grad = torch.ones_like(weight)
+    again = ShardedLamb([weight], lr=0.1, timeout=TIMEOUT)
+    again.step()
+    assert torch.equal(weight.grad, torch.ones_like(weight))
+    assert weight.detach().unique().numel() == 1
+
+
 def main(folder: Path, fault: str) -> None:
     rank = int(os.environ["RANK"])
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -21,6 +35,9 @@ def main(folder: Path, fault: str) -> None:
     opt = ShardedLamb([weight], lr=0.1, timeout=TIMEOUT)
     weight.grad = torch.ones_like(weight)
     opt.step()
+    if fault == "goes on":
+        go_on(rank, opt)
+        return
     if rank == 1:
         if fault == "hangs":
             time.sleep(60)

@@ -39,6 +39,11 @@ def test_groups_of_a_gpus_memory_alone(tmp_path: Path) -> None:
     finish(start(3, "group_main.py", tmp_path))
 
 
+@gloo
+def test_ranks_go_on_with_new_optimizers_after_one_left_a_step_out(tmp_path: Path) -> None:
+    finish(start(2, "fault_main.py", tmp_path, "goes on"))
+
+
 def test_mpi() -> None:
     pytest.importorskip("mpi4py")
     mpirun = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
