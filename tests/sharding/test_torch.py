@@ -11,6 +11,7 @@ from torch import nn
 
 import numba_lamb.torch as nlt
 from numba_lamb.comm import CommError
+from numba_lamb.torch.dtensors import check_cuts
 from numba_lamb.torch.part import Part
 from tests.sharding.ranks import on_ranks
 
@@ -341,3 +342,23 @@ def test_a_group_without_the_cpus_memory_makes_one_of_gloo() -> None:
         assert comm.on_device(0) is None
     finally:
         dist.destroy_process_group()
+
+
+def test_a_part_stays_one_where_a_state_dict_is_copied() -> None:
+    part = Part.of(torch.arange(3.0), 5, 20)
+    copies = [part.clone(), part.detach(), part.cpu(), part.to("cpu", torch.float64), copy.deepcopy(part)]
+    for found in copies:
+        assert isinstance(found, Part)
+        assert (found.first, found.whole, found.tolist()) == (5, 20, [0.0, 1.0, 2.0])
+    assert copies[3].dtype == torch.float64
+    # A sum is no part.
+    assert type(part + part) is torch.Tensor
+
+
+def test_meshes_that_cut_one_name_otherwise_are_refused() -> None:
+    near = np.array([True, True, False, False, False])
+    starts, stops = np.array([0, 32, 0, 32, 0]), np.array([32, 64, 32, 64, 0])
+    check_cuts("expert", starts, stops, near)
+    starts[3] = stops[2] = 40
+    with pytest.raises(TypeError, match="DTensors named 'expert' must be cut alike on all meshes"):
+        check_cuts("expert", starts, stops, near)

@@ -3,25 +3,13 @@
 import os
 import socket
 from hashlib import blake2b
-from typing import Protocol
 
 import numpy as np
 
-from numba_lamb.comm.interface import Array, Wait
+from numba_lamb.comm.interface import Comm
 
 _NAME, _CPUS = 8, 1024
 """Bytes of a machine's name, hashed, and of a mask of its CPUs: Linux has 8192 at most."""
-
-
-class Gathers(Protocol):
-    """What gathers bytes of all ranks."""
-
-    @property
-    def size(self) -> int:
-        """How many ranks there are."""
-
-    def all_gather(self, out: Array, values: Array) -> Wait:
-        """Begin to write every rank's `values`, which are bytes, into `out`, one rank after the other."""
 
 
 def own_cpus() -> list[int]:
@@ -31,7 +19,7 @@ def own_cpus() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def ranks_sharing(comm: Gathers) -> int:
+def ranks_sharing(comm: Comm) -> int:
     """Return how many ranks may run on any CPU of this one, itself among them; every rank must call it."""
     own = np.zeros(_NAME + _CPUS, dtype=np.uint8)
     own[:_NAME] = np.frombuffer(

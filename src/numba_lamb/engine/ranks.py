@@ -1,7 +1,7 @@
 """Ranks: what a backend does whose layers lie in parts on several ranks, with the norms of the whole."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -220,13 +220,12 @@ class Ranks(Backend):
         self._agreement.fail(error)
         self._broken = ""
 
-    def agree(self, call: str, **facts: bytes) -> None:
-        """Raise on all ranks unless all are at this call, and know the same facts, by names with underscores."""
+    def agree(self, call: str, facts: Mapping[str, bytes] | None = None) -> None:
+        """Raise on all ranks unless all are at this call, and know the same facts, by their names in an error."""
         self.check_whole(loading=True)
         self._broken = _BROKEN
-        named = {name.replace("_", " "): fact for name, fact in facts.items()}
         try:
-            self._agreement.reach({"the call": digest(call), **named}, np.zeros(0, dtype=np.bool_))
+            self._agreement.reach({"the call": digest(call), **(facts or {})}, np.zeros(0, dtype=np.bool_))
         except Disagreement:
             self._broken = ""
             raise
@@ -237,7 +236,7 @@ class Ranks(Backend):
         self._unloaded = True
         try:
             self.on_all(work)
-            self.agree("load_state_dict", the_number_of_steps=loaded())
+            self.agree("load_state_dict", {"the number of steps": loaded()})
         except Disagreement as error:
             raise Disagreement(f"{str(error).removesuffix(UNCHANGED)}; {_UNLOADED}") from None
         self._unloaded = False

@@ -9,7 +9,7 @@ from numba_lamb.engine.choose import backend_on, parts_on
 from numba_lamb.engine.interface import Backend
 from numba_lamb.engine.ranks import Ranks
 from numba_lamb.torch.comm import TorchComm
-from numba_lamb.torch.dtensors import comm_of, nears_of, runs_of
+from numba_lamb.torch.dtensors import check_cuts, comm_of, nears_of, runs_of
 from numba_lamb.torch.members import Member
 
 
@@ -30,10 +30,11 @@ def find_pieces(backend: Backend, pieces: Sequence[Member]) -> None:
     if pieces and isinstance(backend, Ranks):
         # Messages are as long as there are pieces.
         known = digest([(member.name, member.tensor.shape) for member in pieces])
-        backend.agree("step", which_parameters_have_gradients=known)
+        backend.agree("step", {"which parameters have gradients": known})
         tensors, comm = [member.tensor for member in pieces], backend.comm
         assert isinstance(comm, TorchComm)
         for member, (starts, stops), near in zip(
             pieces, runs_of(tensors, comm), nears_of(tensors, comm), strict=True
         ):
+            check_cuts(member.name, starts, stops, near)
             backend.cut_as(member.name, starts, stops, near)

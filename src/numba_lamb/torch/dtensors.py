@@ -123,6 +123,17 @@ def nears_of(tensors: Sequence[Any], comm: TorchComm) -> list[NDArray[np.bool_]]
     return [np.isin(comm.members, sorted(_ranks_of(tensor.device_mesh))) for tensor in tensors]
 
 
+def check_cuts(name: str, starts: Int64, stops: Int64, near: NDArray[np.bool_]) -> None:
+    """Raise if the ranks of another mesh cut their DTensor of this name in another way."""
+    runs = np.stack([starts, stops], axis=1)
+    own, others = (set(map(tuple, runs[which].tolist())) for which in (near, ~near))
+    if not {run for run in others if run[0] < run[1]} <= own:
+        raise TypeError(
+            f"DTensors named {name!r} must be cut alike on all meshes, got other pieces on another; make an "
+            "optimizer for each mesh"
+        )
+
+
 def _ranks_of(mesh: Any) -> set[int]:
     return set(mesh.mesh.flatten().tolist())
 

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from numba_lamb.comm.interface import CommError
+from numba_lamb.engine.agreement import digest
 
 _made: WeakKeyDictionary[Any, Counter[tuple[int, ...]]] = WeakKeyDictionary()
 """How many were made of some ranks, which is the same number on all of them, by the group of all processes."""
@@ -26,10 +27,10 @@ def gloo_of(ranks: Sequence[int], timeout: timedelta) -> Any:
     `dist.new_group` names a group by how many its process is in, so that processes of unlike groups wait for each
     other forever.
     """
-    world, c10d = dist.group.WORLD, vars(dist)["distributed_c10d"]
-    numbers, key = _made.setdefault(world, Counter()), tuple(ranks)
-    rank = key.index(dist.get_rank())
-    name = f"numba_lamb/{'_'.join(map(str, key))}/{numbers[key]}"
+    c10d: Any = dist.distributed_c10d
+    world, key = dist.group.WORLD, tuple(ranks)
+    numbers, rank = _made.setdefault(world, Counter()), key.index(dist.get_rank())
+    name = f"numba_lamb/{digest(key).hex()}/{numbers[key]}"
     store = c10d.PrefixStore(name, c10d._get_process_group_store(world))
     made = dist.ProcessGroup(store, rank, len(key))
     kind = dist.ProcessGroup.BackendType.GLOO
