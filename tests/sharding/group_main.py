@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -28,11 +27,11 @@ def main(folder: Path) -> None:
     for others in digests[1:]:
         assert all(torch.equal(one, other) for one, other in zip(digests[0], others, strict=True))
 
-    began = time.monotonic()
+    # Twice the limit: a rank that failed may come when others have yet to find that it does not answer.
     if rank != 1:
-        with pytest.raises(nl.CommError, match=f"rank {rank}: another rank makes no optimizer, or"):
+        told = f"rank {rank}: another rank makes no optimizer, or cannot be reached by gloo within 6 seconds"
+        with pytest.raises(nl.CommError, match=told):
             ShardedLamb(network().named_parameters(), lr=0.01, timeout=3.0)
-        assert time.monotonic() - began < 12
 
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ class LayerwiseOptimizer(torch.optim.Optimizer):
         return loss
 
     def _evaluated(self, closure: Callable[[], Any]) -> Any:
+        """Return the loss of a closure."""
         return closure()
 
     @uncompiled

@@ -226,9 +226,12 @@ class Sharded(LayerwiseOptimizer):
             if (told[:, place] >= 0).all():
                 self._backend.cut_as(name, told[:, place, 0], told[:, place, 1])
 
+    def _tensors(self) -> list[Tensor]:
+        return [tensor for group in self.param_groups for tensor in group["params"]]
+
     def _runs_in(self, state_dict: Mapping[str, Any]) -> NDArray[np.int64]:
         """Return first element and end of the part that a state has of each parameter; -1 for none."""
-        tensors = [tensor for group in self.param_groups for tensor in group["params"]]
+        tensors = self._tensors()
         runs = np.full((len(tensors), 2), -1, dtype=np.int64)
         for index, entry in state_dict["state"].items():
             if isinstance(index, int) and index < len(tensors) and isinstance(entry, Mapping):
@@ -241,29 +244,24 @@ class Sharded(LayerwiseOptimizer):
 
     def _steps(self) -> bytes:
         """Return a digest of how many steps each parameter took."""
-        entries = [self.state.get(tensor) for group in self.param_groups for tensor in group["params"]]
+        entries = map(self.state.get, self._tensors())
         return digest([float(entry["step"]) if entry and "step" in entry else None for entry in entries])
 
     def _check_runs(self, told: "np.ndarray[Any, np.dtype[np.int64]]") -> None:
         """Raise unless the ranks' runs of each parameter are all of it, or none has one."""
-        for place in range(told.shape[1]):
+        for place, tensor in enumerate(self._tensors()):
             runs = told[:, place]
             if (runs < 0).all():
                 continue
             kept = runs[runs[:, 0] < runs[:, 1]]
             kept = kept[np.argsort(kept[:, 0])]
             borders = [0, *kept[:, 1].tolist()]
-            if (runs < 0).any() or kept[:, 0].tolist() != borders[:-1] or borders[-1] != _numel(self, place):
+            if (runs < 0).any() or kept[:, 0].tolist() != borders[:-1] or borders[-1] != tensor.numel():
                 raise Disagreement(
                     f"state_dict must be that of all {len(told)} ranks of one optimizer, got other parts of "
                     f"parameter number {place}; torch.distributed.checkpoint and full_state_dict() go between "
                     "numbers of ranks"
                 )
-
-
-def _numel(optimizer: torch.optim.Optimizer, place: int) -> int:
-    tensors = [tensor for group in optimizer.param_groups for tensor in group["params"]]
-    return int(tensors[place].numel())
 
 
 def _form(tensor: Tensor) -> tuple[Any, Any]:
